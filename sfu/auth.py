@@ -1,0 +1,184 @@
+"""Tokens: who somebody is, and what he may do.
+
+A JWT (RFC 7519) with `sub`, `name`, `aud`, `exp` and, under `sfu`, the grants. The
+algorithm is fixed by the key that the operator configured, never by the token
+(RFC 8725 section 3.1).
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+
+from sfu.clock import unix_seconds
+from sfu.errors import NotAuthenticated
+from sfu.settings import MIN_SECRET_BYTES, Auth, SettingsError
+
+# A token is a header, claims and a signature: 8 KiB leaves room for any sensible claims
+# and keeps the cost of refusing a forged one small.
+MAX_TOKEN_BYTES = 8192
+
+# What a page on the loopback of a developer's machine may live with.
+DEV_TOKEN_TTL_S = 12 * 3600
+
+_USER_ID = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+
+
+class Grants(BaseModel):
+    """What the bearer of a token may do."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    calls: StrictBool = True
+    room: str | None = Field(None, max_length=128)
+    publish: StrictBool = True
+    subscribe: StrictBool = True
+    data: StrictBool = True
+    record: StrictBool = False
+    hidden: StrictBool = False
+    admin: StrictBool = False
+
+    def may_join(self, room: str) -> bool:
+        """Tell whether the room may be joined without a call."""
+        return self.room == "*" or (self.room is not None and self.room == room)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user, as a token told it."""
+
+    user_id: str
+    name: str
+    expires_at: float
+    grants: Grants = field(default_factory=lambda: Grants())
+
+
+class TokenAuthority:
+    """Checks tokens, and mints those of this server."""
+
+    def __init__(self, settings: Auth) -> None:
+        self._settings = settings
+        self._keys: dict[str, Any] = {}
+        if "HS256" in settings.algorithms:
+            if len(settings.secret.encode()) < MIN_SECRET_BYTES:
+                raise SettingsError(
+                    f"auth.secret: needs at least {MIN_SECRET_BYTES} bytes "
+                    f"(has {len(settings.secret.encode())}); set SFU_AUTH__SECRET or use --dev on loopback"
+                )
+            self._keys["HS256"] = settings.secret
+        asymmetric = [a for a in settings.algorithms if a != "HS256"]
+        if asymmetric:
+            self._keys |= dict.fromkeys(asymmetric, _public_key(settings.public_key_file))
+
+    def verify(self, token: str) -> Identity:
+        """Return who the token names.
+
+        Raises:
+            NotAuthenticated: it does not hold; the sentence says no more than a stranger may know.
+
+        """
+        if len(token) > MAX_TOKEN_BYTES:
+            raise NotAuthenticated("The token is too long.")
+        try:
+            algorithm = jwt.get_unverified_header(token).get("alg")
+            if not isinstance(algorithm, str) or algorithm not in self._keys:
+                raise NotAuthenticated("The token is not valid.")
+            claims = jwt.decode(
+                token,
+                self._keys[algorithm],
+                algorithms=[algorithm],
+                audience=self._settings.audience,
+                issuer=self._settings.issuer or None,
+                leeway=self._settings.leeway_s,
+                options={"require": ["exp", "sub", "aud"], "strict_aud": False},
+            )
+            return _identity(claims)
+        except jwt.ExpiredSignatureError as error:
+            raise NotAuthenticated("The token has expired.", code="token_expired") from error
+        except (jwt.PyJWTError, ValidationError, ValueError, TypeError) as error:
+            raise NotAuthenticated("The token is not valid.") from error
+
+    @property
+    def can_mint(self) -> bool:
+        """Whether there is a secret to sign with."""
+        return "HS256" in self._keys
+
+    def mint(
+        self,
+        user_id: str,
+        name: str | None = None,
+        *,
+        grants: Mapping[str, Any] | None = None,
+        ttl_s: float = 600,
+    ) -> str:
+        """Return a token of this server for a user, signed HS256.
+
+        Raises:
+            SettingsError: there is no secret to sign with.
+
+        """
+        if not self.can_mint:
+            raise SettingsError("auth.secret: tokens are minted with HS256, which is not configured")
+        return mint(
+            user_id,
+            secret=self._settings.secret,
+            name=name,
+            grants=grants,
+            ttl_s=ttl_s,
+            audience=self._settings.audience,
+            issuer=self._settings.issuer,
+        )
+
+
+def mint(
+    user_id: str,
+    *,
+    secret: str,
+    name: str | None = None,
+    grants: Mapping[str, Any] | None = None,
+    ttl_s: float = 600,
+    audience: str = "sfu",
+    issuer: str = "",
+) -> str:
+    """Return a signed token for a user: what a host application calls in its view."""
+    now = int(unix_seconds())
+    claims: dict[str, Any] = {
+        "sub": user_id,
+        "name": name or user_id,
+        "aud": audience,
+        "iat": now,
+        "exp": now + int(ttl_s),
+        "jti": secrets.token_hex(8),
+        "sfu": Grants(**(grants or {})).model_dump(exclude_defaults=True),
+    }
+    if issuer:
+        claims["iss"] = issuer
+    return jwt.encode(claims, secret, algorithm="HS256")
+
+
+def _identity(claims: Mapping[str, Any]) -> Identity:
+    user_id, name = claims["sub"], claims.get("name")
+    if not _USER_ID.fullmatch(user_id):
+        raise ValueError("sub")
+    grants = claims.get("sfu")
+    return Identity(
+        user_id=user_id,
+        name=name[:128] if isinstance(name, str) and name else user_id,
+        expires_at=float(claims["exp"]),
+        grants=Grants.model_validate(grants if grants is not None else {}),
+    )
+
+
+def _public_key(path: str) -> Any:
+    if not path:
+        raise SettingsError("auth.public_key_file: needed for RS256, ES256 and EdDSA")
+    try:
+        return load_pem_public_key(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"auth.public_key_file: {path}: {error}") from error

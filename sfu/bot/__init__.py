@@ -1,0 +1,1 @@
+"""The client side for Python programs: the protocol over stock aiortc."""

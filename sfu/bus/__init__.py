@@ -1,0 +1,1 @@
+"""How events travel between the parts of the server."""

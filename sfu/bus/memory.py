@@ -1,0 +1,20 @@
+"""Events from hand to hand within one process."""
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+EventT = TypeVar("EventT")
+
+
+class MemoryBus(Generic[EventT]):
+    """Every subscriber is told in turn, in the order of publishing."""
+
+    def __init__(self) -> None:
+        self._receivers: list[Callable[[EventT], Awaitable[None]]] = []
+
+    async def publish(self, event: EventT) -> None:
+        for receive in self._receivers:
+            await receive(event)
+
+    def subscribe(self, receive: Callable[[EventT], Awaitable[None]]) -> None:
+        self._receivers.append(receive)

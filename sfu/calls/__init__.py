@@ -1,0 +1,1 @@
+"""The life of a call: the state table, and the service that owns it."""

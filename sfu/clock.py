@@ -1,0 +1,31 @@
+"""The only reader of time.
+
+Three times are never mixed: *now* is monotonic seconds, *media time* is RTP units,
+*wallclock* is UTC.
+"""
+
+import time
+from datetime import UTC, datetime
+
+# Seconds between the NTP epoch (1900) and the Unix epoch (1970), RFC 5905 section 6.
+NTP_UNIX_OFFSET_S = 2_208_988_800
+
+
+def now() -> float:
+    """Return monotonic seconds."""
+    return time.monotonic()
+
+
+def wallclock() -> datetime:
+    """Return the time of day in UTC."""
+    return datetime.now(UTC)
+
+
+def timestamp(moment: datetime) -> str:
+    """Return a wallclock time as RFC 3339 text with milliseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_seconds() -> float:
+    """Return the wallclock as seconds since 1970, for the claims of a token."""
+    return time.time()

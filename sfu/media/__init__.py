@@ -1,0 +1,1 @@
+"""The media plane: peer connections, rooms, forwarding. It knows nothing of calls."""

@@ -1,0 +1,350 @@
+"""One receiver of one track: the slot's SSRC, and everything it says.
+
+A packet arrives as somebody else's and leaves as this slot's: SSRC, payload type,
+sequence number, media time, header extensions and VP8 picture ids are its own.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Protocol
+
+from sfu.media import rtcp
+from sfu.media.codecs import RTX, Codec, same_format, starts_keyframe
+from sfu.media.negotiation import (
+    ABS_SEND_TIME_URI,
+    FORWARDED_EXTENSIONS,
+    TRANSPORT_CC_URI,
+    Section,
+    Sending,
+)
+from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
+from sfu.media.picture_ids import Descriptor, PictureIds, describe
+from sfu.media.rewriter import Rewriter
+from sfu.media.track import Layer, Track
+from sfu.metrics import MediaCounters
+
+# Packets kept for receivers without rtx, whose repeats must be the same to the last bit:
+# AES-GCM may not see one index with two contents.
+MAX_PLAIN_HISTORY = 512
+
+# Packets that one receiver may have sent again in a second; more is an attack or a link
+# on which repeating makes it worse.
+MAX_REPEATS_PER_S = 500
+
+# A receiver that asks for the same packet again within this time asked too early.
+MIN_REPEAT_INTERVAL_S = 0.02
+
+_NUMBERS = struct.Struct("!BHII")  # marker and payload type, sequence, timestamp, SSRC
+_U16 = struct.Struct("!H")
+
+# Sender reports kept to find the round trip of the blocks that answer them.
+_REPORTS_KEPT = 8
+
+
+class Outlet(Protocol):
+    """How a leg sends: the peer behind it."""
+
+    counters: MediaCounters
+
+    def ready(self) -> bool:
+        """Tell whether there is a path and a key."""
+
+    def reserve(self) -> tuple[bytearray, int]:
+        """Return a buffer and the offset of a free row in it."""
+
+    def send_rtp(self, length: int) -> bool:
+        """Protect and queue the row that was reserved last."""
+
+    def next_transport_number(self) -> int:
+        """Return the next transport-wide sequence number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """An outgoing packet but for the leg's numbers, and where those go (0: nowhere)."""
+
+    data: bytes
+    payload_at: int
+    transport_cc_at: int
+    abs_send_time_at: int
+
+
+class Profile:
+    """What legs must share to share the bodies of packets: payload types and extensions."""
+
+    def __init__(self, track: Track, section: Section) -> None:
+        self.payload_types = _payload_types(track, section)
+        theirs = {uri: number for number, uri in section.extensions.items()}
+        self.extensions = {
+            number: theirs[uri]
+            for number, uri in track.extensions.items()
+            if uri in FORWARDED_EXTENSIONS and uri in theirs
+        }
+        # Our payload type → the one of its rtx format; none where rtx was not agreed.
+        self.rtx = {c.repairs: c.payload_type for c in section.codecs if c.repairs is not None}
+        # Payload types of the publisher whose picture ids are rewritten.
+        self.vp8 = frozenset(number for number, codec in track.codecs.items() if codec.name == "vp8")
+        self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
+        self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
+
+    def key(self) -> int:
+        """Return a number that equal profiles share, for the cache of bodies in a packet."""
+        value = (
+            tuple(self.payload_types.items()),
+            tuple(self.extensions.items()),
+            self.transport_cc,
+            self.abs_send_time,
+        )
+        return hash(value)
+
+    def body(self, packet: RtpPacket) -> Body:
+        """Return the packet in this profile's form."""
+        elements: list[tuple[int, bytes]] = []
+        if self.transport_cc:
+            elements.append((self.transport_cc, b"\0\0"))
+        if self.abs_send_time:
+            elements.append((self.abs_send_time, b"\0\0\0"))
+        if packet.extension and self.extensions:
+            mapped = self.extensions
+            elements += [(mapped[number], value) for number, value in packet.extensions() if number in mapped]
+        block = extension_block(elements)
+        head = 12 + len(block)
+        element_header = 1 if block[:2] == ONE_BYTE_PROFILE.to_bytes(2, "big") else 2
+        transport_cc_at = 16 + element_header if self.transport_cc else 0
+        abs_at = (
+            (transport_cc_at + 2 if transport_cc_at else 16) + element_header if self.abs_send_time else 0
+        )
+        first = 0x90 if block else 0x80
+        data = bytes((first,)) + bytes(11) + block + packet.data[packet.payload : packet.end]
+        return Body(data, head, transport_cc_at, abs_at)
+
+
+def _payload_types(track: Track, section: Section) -> dict[int, int]:
+    mapping: dict[int, int] = {}
+    for number, codec in track.codecs.items():
+        match = next((c for c in section.codecs if c.name != RTX and same_format(c, codec)), None)
+        if match is not None:
+            mapping[number] = match.payload_type
+    return mapping
+
+
+class Leg:
+    """The sending side of one slot."""
+
+    def __init__(self, section: Section, sending: Sending, outlet: Outlet, first_sequence: int) -> None:
+        self.mid, self.kind = section.mid, section.kind
+        self.section, self.sending, self._outlet = section, sending, outlet
+        # What stands in the slot, the layer of it that is sent, and the one that should be.
+        self.track: Track | None = None
+        self.layer: Layer | None = None
+        self.target: Layer | None = None
+        self._profile: Profile | None = None
+        self._profile_key = 0
+        clock_rate = section.codecs[0].clock_rate
+        self._clock_rate = clock_rate
+        self._rewriter = Rewriter(first_sequence, 0, clock_rate)
+        self._pictures = PictureIds()
+        self._rtx_sequence = first_sequence
+        self._plain: dict[int, bytes] = {}
+        self._repeated: dict[int, float] = {}
+        self._repeat_budget, self._budget_at = float(MAX_REPEATS_PER_S), 0.0
+        self.packets = self.octets = 0
+        # What the receiver last told of this stream; loss 0-1, jitter in media time.
+        self.loss = self.jitter = 0.0
+        self.round_trip_s: float | None = None
+        self._reports_sent: dict[int, float] = {}
+
+    # What stands in the slot
+
+    def attach(self, track: Track, now: float) -> None:
+        """Take a track into the slot."""
+        self.detach()
+        self.track = track
+        self._profile = Profile(track, self.section)
+        self._profile_key = self._profile.key()
+        track.fan_out.add(self)
+        self.aim(track.best_layer(now), now)
+
+    def detach(self) -> None:
+        """Empty the slot; its SSRC stays, for whoever comes next."""
+        if self.track is not None:
+            self.track.fan_out.remove(self)
+        self.track = self.layer = self.target = self._profile = None
+        self._plain.clear()
+        self._repeated.clear()
+
+    def negotiate(self, section: Section) -> None:
+        """Take over what was agreed again for this m-line."""
+        self.section = section
+        if self.track is not None:
+            self._profile = Profile(self.track, section)
+            self._profile_key = self._profile.key()
+
+    def aim(self, layer: Layer | None, now: float) -> None:
+        """Set the layer to be sent; it is taken up with its next keyframe."""
+        self.target = layer
+        if layer is not None and layer is not self.layer and self._outlet.ready():
+            layer.track.want_keyframe(layer, now)
+
+    def layers_changed(self, now: float) -> None:
+        """Choose again among the layers of the track."""
+        if self.track is not None:
+            self.aim(self.track.best_layer(now, self.layer), now)
+
+    # Forwarding
+
+    def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Send a packet on, if it is of the layer that this slot shows."""
+        profile = self._profile
+        if profile is None or not self._outlet.ready():
+            return
+        payload_type = profile.payload_types.get(packet.payload_type)
+        if payload_type is None:
+            self._outlet.counters.drop("codec_not_agreed")
+            return
+        if layer is not self.layer and not self._take_up(layer, packet, now):
+            return
+        numbers = self._rewriter.map(packet.sequence, packet.timestamp, now)
+        if numbers is None:
+            return
+        body: Body | None = packet.bodies.get(self._profile_key)
+        if body is None:
+            body = packet.bodies[self._profile_key] = profile.body(packet)
+        buffer, at = self._outlet.reserve()
+        length = len(body.data)
+        buffer[at : at + length] = body.data
+        marked = packet.marker << 7 | payload_type
+        _NUMBERS.pack_into(buffer, at + 1, marked, numbers[0], numbers[1], self.sending.ssrc)
+        self._finish(buffer, at, body, packet, now)
+        if self.kind == "video" and payload_type not in profile.rtx:
+            self._remember(numbers[0], bytes(buffer[at : at + length]))
+        if self._outlet.send_rtp(length):
+            self.packets += 1
+            self.octets += length - body.payload_at
+            self._outlet.counters.packets_forwarded += 1
+            self._outlet.counters.bytes_forwarded += length
+
+    def _finish(self, buffer: bytearray, at: int, body: Body, packet: RtpPacket, now: float) -> None:
+        if body.transport_cc_at:
+            _U16.pack_into(buffer, at + body.transport_cc_at, self._outlet.next_transport_number())
+        if body.abs_send_time_at:
+            when = int(now * 262_144) & 0xFFFFFF  # 6.18 fixed point seconds
+            where = at + body.abs_send_time_at
+            buffer[where : where + 3] = when.to_bytes(3, "big")
+        if self._profile is not None and packet.payload_type in self._profile.vp8:
+            self._pictures.patch(buffer, at + body.payload_at, self._descriptor(packet))
+
+    def _codec(self, packet: RtpPacket) -> Codec | None:
+        return self.track.codecs.get(packet.payload_type) if self.track is not None else None
+
+    @staticmethod
+    def _descriptor(packet: RtpPacket) -> Descriptor:
+        return describe(packet.data[packet.payload : packet.payload + 6])
+
+    def _take_up(self, layer: Layer, packet: RtpPacket, now: float) -> bool:
+        """Begin to send a layer, if this packet is where it can begin."""
+        if layer is not self.target:
+            return False
+        codec = self._codec(packet)
+        if codec is None:
+            return False
+        if self.kind == "video" and not starts_keyframe(codec.name, packet.data[packet.payload : packet.end]):
+            layer.track.want_keyframe(layer, now)
+            return False
+        self.layer = layer
+        self._rewriter.switch(packet.sequence, packet.timestamp, now)
+        self._plain.clear()
+        self._repeated.clear()
+        if codec.name == "vp8":
+            self._pictures.switch(self._descriptor(packet))
+        return True
+
+    # Repairs
+
+    def _remember(self, sequence: int, data: bytes) -> None:
+        self._plain[sequence] = data
+        if len(self._plain) > MAX_PLAIN_HISTORY:
+            del self._plain[next(iter(self._plain))]
+
+    def repeat(self, sequences: tuple[int, ...], now: float) -> None:
+        """Send again what a receiver's NACK asks for, as far as its budget goes."""
+        elapsed, self._budget_at = now - self._budget_at, now
+        self._repeat_budget = min(MAX_REPEATS_PER_S, self._repeat_budget + elapsed * MAX_REPEATS_PER_S)
+        least = max(MIN_REPEAT_INTERVAL_S, (self.round_trip_s or 0) * 0.8)
+        for sequence in sequences:
+            if self._repeat_budget < 1:
+                self._outlet.counters.drop("repeat_budget")
+                return
+            if now - self._repeated.get(sequence, float("-inf")) < least:
+                continue
+            if self._repeat_one(sequence, now):
+                self._repeat_budget -= 1
+                self._repeated[sequence] = now
+                self._outlet.counters.packets_retransmitted += 1
+                if len(self._repeated) > MAX_PLAIN_HISTORY:
+                    del self._repeated[next(iter(self._repeated))]
+
+    def _repeat_one(self, sequence: int, now: float) -> bool:
+        layer, profile = self.layer, self._profile
+        if layer is None or profile is None or not self._outlet.ready():
+            return False
+        plain = self._plain.get(sequence)
+        if plain is not None:
+            buffer, at = self._outlet.reserve()
+            buffer[at : at + len(plain)] = plain
+            return self._outlet.send_rtp(len(plain))
+        source_sequence = self._rewriter.source_sequence(sequence)
+        packet = layer.history.get(source_sequence, now) if source_sequence is not None else None
+        payload_type = profile.payload_types.get(packet.payload_type) if packet is not None else None
+        rtx = profile.rtx.get(payload_type) if payload_type is not None else None
+        if packet is None or rtx is None:
+            return False
+        body = profile.body(packet)
+        timestamp = (packet.timestamp + self._rewriter.timestamp_offset) & 0xFFFFFFFF
+        buffer, at = self._outlet.reserve()
+        head, length = body.payload_at, len(body.data)
+        # RFC 4588 section 4: the original sequence number stands before the payload.
+        buffer[at : at + head] = body.data[:head]
+        buffer[at + head + 2 : at + length + 2] = body.data[head:]
+        _U16.pack_into(buffer, at + head, sequence)
+        self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
+        marked = packet.marker << 7 | rtx
+        _NUMBERS.pack_into(buffer, at + 1, marked, self._rtx_sequence, timestamp, self.sending.rtx_ssrc)
+        moved = Body(body.data, head + 2, body.transport_cc_at, body.abs_send_time_at)
+        self._finish(buffer, at, moved, packet, now)
+        return self._outlet.send_rtp(length + 2)
+
+    # Reports
+
+    def keyframe_wanted(self, now: float) -> None:
+        """Pass a receiver's PLI or FIR on."""
+        layer = self.target or self.layer
+        if layer is not None:
+            layer.track.want_keyframe(layer, now)
+
+    def sender_report(self, now: float) -> bytes:
+        """Return a report that keeps lips and voice together; empty before there is one.
+
+        The publisher's NTP time goes through, so that its audio and its video stay on one
+        clock; media time is this leg's.
+        """
+        layer = self.layer
+        if layer is None or layer.clock is None or not self.packets:
+            return b""
+        elapsed = now - layer.clock.heard_at
+        ntp = (layer.clock.ntp + int(elapsed * 4_294_967_296)) & 0xFFFFFFFFFFFFFFFF
+        source_time = layer.clock.timestamp + round(elapsed * self._clock_rate)
+        timestamp = (source_time + self._rewriter.timestamp_offset) & 0xFFFFFFFF
+        self._reports_sent[ntp >> 16 & 0xFFFFFFFF] = now
+        if len(self._reports_sent) > _REPORTS_KEPT:
+            del self._reports_sent[next(iter(self._reports_sent))]
+        report = rtcp.SenderReport(self.sending.ssrc, ntp, timestamp, self.packets, self.octets)
+        return rtcp.sender_report(report) + rtcp.source_description(self.sending.ssrc, self.sending.stream_id)
+
+    def receive_report(self, report: rtcp.Report, now: float) -> None:
+        """Take what the receiver tells of this stream."""
+        self.loss = report.fraction_lost / 256
+        self.jitter = report.jitter
+        sent_at = self._reports_sent.get(report.last_sr)
+        if report.last_sr and sent_at is not None:
+            self.round_trip_s = max(0.0, now - sent_at - report.delay_since_sr / 65536)

@@ -1,0 +1,84 @@
+"""VP8 picture ids and TL0PICIDX, continuous for a receiver across sources (RFC 7741 section 4.2).
+
+A decoder orders frames by them, so a new source behind the same SSRC must go on where the
+old one stopped. Fields keep their width: the descriptor is patched, not rewritten.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """Where the ids of a VP8 payload stand (offset into the payload) and what they say.
+
+    An offset of 0 means that the field is absent: byte 0 is the mandatory one.
+    """
+
+    picture_at: int
+    picture_bits: int
+    picture_id: int
+    tl0_at: int
+    tl0_index: int
+
+
+_NONE = Descriptor(0, 0, 0, 0, 0)
+
+
+def describe(payload: bytes | memoryview) -> Descriptor:
+    """Return the ids of a VP8 payload; a short payload has none."""
+    if len(payload) < 2 or not payload[0] & 0x80:
+        return _NONE
+    extended, at = payload[1], 2
+    picture_at = picture_bits = picture_id = tl0_at = tl0_index = 0
+    if extended & 0x80:
+        if len(payload) < at + 2:
+            return _NONE
+        picture_at = at
+        if payload[at] & 0x80:
+            picture_bits, picture_id = 15, (payload[at] & 0x7F) << 8 | payload[at + 1]
+            at += 2
+        else:
+            picture_bits, picture_id = 7, payload[at]
+            at += 1
+    if extended & 0x40:
+        if len(payload) < at + 1:
+            return _NONE
+        tl0_at, tl0_index = at, payload[at]
+    return Descriptor(picture_at, picture_bits, picture_id, tl0_at, tl0_index)
+
+
+class PictureIds:
+    """Offsets of one receiver; moved with each switch of the source."""
+
+    __slots__ = ("_last_picture", "_last_tl0", "picture_offset", "tl0_offset")
+
+    def __init__(self) -> None:
+        self.picture_offset = self.tl0_offset = 0
+        self._last_picture: int | None = None
+        self._last_tl0: int | None = None
+
+    def switch(self, first: Descriptor) -> None:
+        """Continue with a source whose first packet says this."""
+        if first.picture_at and self._last_picture is not None:
+            self.picture_offset = (self._last_picture + 1 - first.picture_id) & 0x7FFF
+        if first.tl0_at and self._last_tl0 is not None:
+            self.tl0_offset = (self._last_tl0 + 1 - first.tl0_index) & 0xFF
+
+    def patch(self, buffer: bytearray, at: int, descriptor: Descriptor) -> None:
+        """Write the receiver's ids over those of a payload that begins at `at`."""
+        if descriptor.picture_at:
+            picture = (descriptor.picture_id + self.picture_offset) & 0x7FFF
+            where = at + descriptor.picture_at
+            if descriptor.picture_bits == 15:
+                buffer[where] = 0x80 | picture >> 8
+                buffer[where + 1] = picture & 0xFF
+            else:
+                buffer[where] = picture & 0x7F
+            mask = 0x7FFF if descriptor.picture_bits == 15 else 0x7F
+            if self._last_picture is None or 0 < ((picture - self._last_picture) & mask) <= mask >> 1:
+                self._last_picture = picture & mask
+        if descriptor.tl0_at:
+            tl0 = (descriptor.tl0_index + self.tl0_offset) & 0xFF
+            buffer[at + descriptor.tl0_at] = tl0
+            if self._last_tl0 is None or 0 < ((tl0 - self._last_tl0) & 0xFF) <= 0x7F:
+                self._last_tl0 = tl0

@@ -1,0 +1,317 @@
+"""The media plane as the rest of the server sees it: plain messages in, events back.
+
+A room could as well live in another process: nothing here hands out an object of the
+packet path.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from aiortc import RTCDataChannel, RTCSessionDescription
+
+from sfu import clock, ids
+from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
+from sfu.media.negotiation import Policy
+from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
+from sfu.media.room import Member, Preference, Room
+from sfu.media.rtp_session import Publication
+
+log = structlog.get_logger()
+
+# How fine the timers of RTP run: a NACK waits 20 ms at least.
+TICK_S = 0.02
+
+# How often silence is looked for.
+LIVENESS_S = 1.0
+
+# One message on the data channel, as on the socket.
+MAX_DATA_BYTES = 64 * 1024
+
+DEFAULT_SOURCES = {"audio": "microphone", "video": "camera"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrackInfo:
+    """What a client says of an m-line on which it publishes."""
+
+    mid: str
+    source: str
+    name: str = ""
+    muted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OfferRequest:
+    """A client's offer, with what it may do in the room."""
+
+    room: str
+    user_id: str
+    name: str
+    sdp: str
+    tracks: tuple[TrackInfo, ...] = ()
+    hidden: bool = False
+    publish: bool = True
+    subscribe: bool = True
+    data: bool = True
+    video: bool = True
+    # False: connect, but let no media pass before `admit`.
+    admitted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OfferReply:
+    """Our answer, and what the room looks like."""
+
+    sdp: str
+    participants: list[dict[str, Any]]
+    slots: list[dict[str, Any]]
+
+
+Emit = Callable[[str, str, dict[str, Any]], None]
+
+
+class MediaPlane:
+    """All rooms of this process.
+
+    `emit(peer_id, type, data)` takes the events; beside those of the protocol,
+    `peer.connected` and `peer.closed {reason}` tell of the connection itself.
+    """
+
+    def __init__(self, settings: PeerSettings, codecs: frozenset[str], max_peers: int, emit: Emit) -> None:
+        self._settings, self._codecs, self._max_peers, self._emit = settings, codecs, max_peers, emit
+        self.rooms: dict[str, Room] = {}
+        # Peer id → its room and its membership.
+        self._peers: dict[str, tuple[Room, Member]] = {}
+        self._ticker: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Close every peer, then the clock; the ports are closed by who opened them."""
+        for peer_id in list(self._peers):
+            self._drop(peer_id, "server_closing")
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=5)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait([self._ticker])
+
+    @property
+    def peers(self) -> int:
+        return len(self._peers)
+
+    @property
+    def tracks(self) -> int:
+        return sum(len(member.tracks) for _, member in self._peers.values())
+
+    # Negotiation
+
+    async def offer(self, peer_id: str, request: OfferRequest) -> OfferReply:
+        """Answer an offer: a new peer, or one that negotiates again in the same room.
+
+        Raises:
+            BadRequest: `bad_sdp`, or `fingerprint_changed` when it is the offer of a new
+                connection; an existing peer goes on as it was.
+            Unavailable: too many peers.
+
+        """
+        known = self._peers.get(peer_id)
+        policy = Policy(self._codecs, request.publish, request.subscribe, request.video, request.data)
+        member = known[1] if known is not None else self._new_member(peer_id, request, policy)
+        connection = member.connection
+        connection.policy = policy
+        tracks_before = member.tracks
+        try:
+            await connection.setRemoteDescription(RTCSessionDescription(sdp=request.sdp, type="offer"))
+            answer = await connection.createAnswer()
+            await connection.setLocalDescription(answer)
+        except ValueError as error:
+            if known is None:
+                await connection.close()
+            code = "fingerprint_changed" if isinstance(error, FingerprintChanged) else "bad_sdp"
+            raise BadRequest(f"The offer cannot be answered: {error}.", code=code) from error
+        self._name_tracks(connection, request)
+        connection.apply_rtp()
+        room = known[0] if known is not None else self._enter(request.room, member)
+        room.negotiated(member, tracks_before)
+        if request.admitted:
+            room.admit(member)
+        self._settings.ports.flush()
+        return OfferReply(answer.sdp, room.participants(member), room.slots(member))
+
+    def _new_member(self, peer_id: str, request: OfferRequest, policy: Policy) -> Member:
+        if len(self._peers) >= self._max_peers:
+            raise Unavailable("The server has as many media connections as it may.", code="overloaded")
+        connection = PeerConnection(self._settings, policy)
+        member = Member(peer_id, request.user_id, request.name, request.hidden, connection)
+
+        def state_changed() -> None:
+            self._state_changed(member)
+
+        connection.on("connectionstatechange", state_changed)
+        connection.on("datachannel", lambda channel: self._data_channel(member, channel))
+        return member
+
+    def _enter(self, name: str, member: Member) -> Room:
+        room = self.rooms.get(name)
+        if room is None:
+            room = self.rooms[name] = Room(name, self._emit)
+        room.add(member)
+        self._peers[member.peer_id] = (room, member)
+        return room
+
+    def _name_tracks(self, connection: PeerConnection, request: OfferRequest) -> None:
+        told = {track.mid: track for track in request.tracks}
+        publications = {}
+        for section in connection.sections:
+            if not section.receives:
+                continue
+            info = told.get(section.mid) or TrackInfo(section.mid, DEFAULT_SOURCES[section.kind])
+            before = connection.publications.get(section.mid)
+            keep = before is not None and before.source == info.source
+            track_id = before.track_id if keep and before is not None else ids.track_id()
+            publications[section.mid] = Publication(track_id, info.source, info.name, info.muted)
+        connection.publications = publications
+
+    # What clients ask
+
+    def admit(self, peer_id: str) -> bool:
+        """Let media pass for a peer, whose call is active; False if it did already."""
+        known = self._peers.get(peer_id)
+        if known is None or known[1].admitted:
+            return False
+        known[0].admit(known[1])
+        self._settings.ports.flush()
+        return True
+
+    def mute(self, peer_id: str, track_id: str, muted: bool) -> None:
+        """Tell the room that a track of this peer is muted or not."""
+        room, member = self._known(peer_id)
+        track = member.tracks.get(track_id)
+        if track is None:
+            raise NotFound("You publish no such track.", code="track_not_found")
+        room.mute(member, track, muted)
+
+    def prefer(self, peer_id: str, preference: Preference, *, mid: str | None, track_id: str | None) -> None:
+        """Take what a peer needs of a slot (`mid`) or of a track."""
+        room, member = self._known(peer_id)
+        name = track_id or member.bound.get(mid or "")
+        if name is None:
+            raise NotFound("There is no track in this slot.", code="track_not_found")
+        room.prefer(member, name, preference)
+        self._settings.ports.flush()
+
+    def state(self, peer_id: str) -> dict[str, Any]:
+        """Return the room as one peer sees it: for a client that lost events."""
+        room, member = self._known(peer_id)
+        return {"participants": room.participants(member), "slots": room.slots(member)}
+
+    def send_data(self, peer_id: str, to: list[str] | None, topic: str, payload: Any) -> None:
+        """Give data of a peer to others, over their sockets."""
+        room, member = self._known(peer_id)
+        if not member.admitted or not member.connection.policy.data:
+            raise NotAllowed("You may not send data here.")
+        data = {"participant_id": peer_id, "topic": topic, "payload": payload}
+        for other in room.recipients(member, to):
+            self._emit(other.peer_id, "data.received", data)
+
+    def remove(self, peer_id: str, reason: str) -> None:
+        """Close a peer; it is not told here, its signalling tells it."""
+        self._drop(peer_id, reason)
+
+    def members(self, room: str) -> list[str]:
+        """Return the ids of the peers in a room."""
+        found = self.rooms.get(room)
+        return list(found.members) if found is not None else []
+
+    def _known(self, peer_id: str) -> tuple[Room, Member]:
+        known = self._peers.get(peer_id)
+        if known is None:
+            raise NotFound("You have no media connection; send media.offer first.", code="no_media")
+        return known
+
+    # What connections do
+
+    def _state_changed(self, member: Member) -> None:
+        state = member.connection.connectionState
+        if state == "connected":
+            known = self._peers.get(member.peer_id)
+            if known is not None:
+                known[0].connected(member)
+                self._settings.ports.flush()
+                self._emit(member.peer_id, "peer.connected", {})
+        elif state in ("failed", "closed"):
+            self._drop(member.peer_id, state, member)
+
+    def _drop(self, peer_id: str, reason: str, only: Member | None = None) -> None:
+        known = self._peers.get(peer_id)
+        if known is None or (only is not None and known[1] is not only):
+            return
+        del self._peers[peer_id]
+        room, member = known
+        room.remove(member)
+        if not room.members:
+            self.rooms.pop(room.name, None)
+        task = asyncio.create_task(member.connection.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        self._emit(peer_id, "peer.closed", {"reason": reason})
+
+    def _data_channel(self, member: Member, channel: RTCDataChannel) -> None:
+        if channel.label != "sfu" or not member.connection.policy.data:
+            return
+        member.channel = channel
+
+        def on_message(message: str | bytes) -> None:
+            self._data_message(member, message)
+
+        channel.on("message", on_message)
+
+    def _data_message(self, member: Member, message: str | bytes) -> None:
+        """Pass on `data.send` of a data channel: by channel where there is one, else by socket."""
+        known = self._peers.get(member.peer_id)
+        if known is None or not member.admitted or len(message) > MAX_DATA_BYTES:
+            return
+        try:
+            frame = json.loads(message)
+            if frame["type"] != "data.send":
+                return
+            data = frame["data"]
+            to, topic, payload = data.get("to"), str(data.get("topic", ""))[:128], data["payload"]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+        received = {"participant_id": member.peer_id, "topic": topic, "payload": payload}
+        text = json.dumps({"type": "data.received", "data": received})
+        for other in known[0].recipients(member, to if isinstance(to, list) else None):
+            if other.channel is not None and other.channel.readyState == "open":
+                other.channel.send(text)
+            else:
+                self._emit(other.peer_id, "data.received", received)
+
+    # Time
+
+    async def _tick(self) -> None:
+        look_at = 0.0
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = clock.now()
+            for _, member in list(self._peers.values()):
+                connection = member.connection
+                try:
+                    if connection.rtp.due <= now:
+                        connection.rtp.handle_timer(now)
+                    if now >= look_at:
+                        connection.check_liveness(now)
+                except Exception:
+                    # One peer's trouble is not the others': it goes, and it is told.
+                    log.exception("peer_timer_failed", peer_id=member.peer_id)
+                    self._drop(member.peer_id, "internal_error")
+            if now >= look_at:
+                look_at = now + LIVENESS_S
+            self._settings.ports.flush()

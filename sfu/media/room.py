@@ -1,0 +1,247 @@
+"""One room: who is in it, what each publishes, and which slots show it.
+
+Owned by the loop's thread; no method awaits, so nothing happens in between.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiortc import RTCDataChannel
+
+from sfu import clock
+from sfu.media.negotiation import Section
+from sfu.media.peer_connection import PeerConnection
+from sfu.media.slots import Candidate, Slot, assign
+from sfu.media.track import Track
+
+Emit = Callable[[str, str, dict[str, Any]], None]
+
+
+@dataclass(slots=True)
+class Preference:
+    """What a receiver said it needs of a slot or a track."""
+
+    priority: int = 0
+    paused: bool = False
+    pinned: bool = False
+    max_width: int | None = None
+    max_height: int | None = None
+    max_fps: int | None = None
+
+
+@dataclass(slots=True)
+class Member:
+    """One peer in a room."""
+
+    peer_id: str
+    user_id: str
+    name: str
+    hidden: bool
+    connection: PeerConnection
+    # False while the call rings: connected, perhaps, but neither heard nor hearing.
+    admitted: bool = False
+    # Mid → id of the track in that slot.
+    bound: dict[str, str] = field(default_factory=dict)
+    # By track id.
+    preferences: dict[str, Preference] = field(default_factory=dict)
+    # The open data channel labelled `sfu`, if there is one.
+    channel: RTCDataChannel | None = None
+
+    @property
+    def tracks(self) -> dict[str, Track]:
+        """What it publishes, by track id."""
+        return {track.id: track for track in self.connection.rtp.tracks.values()}
+
+    def describe(self) -> dict[str, Any]:
+        """Return the participant as clients see it."""
+        return {
+            "participant_id": self.peer_id,
+            "user_id": self.user_id,
+            "name": self.name,
+            "tracks": [describe_track(track) for track in self.tracks.values()],
+        }
+
+
+def describe_track(track: Track) -> dict[str, Any]:
+    """Return a track as clients see it."""
+    return {
+        "track_id": track.id,
+        "kind": track.kind,
+        "source": track.source,
+        "name": track.name,
+        "muted": track.muted,
+    }
+
+
+class Room:
+    """Members, their tracks and their slots."""
+
+    def __init__(self, name: str, emit: Emit) -> None:
+        self.name = name
+        self._emit = emit
+        self.members: dict[str, Member] = {}
+
+    # Coming and going
+
+    def add(self, member: Member) -> None:
+        """Take a member in, not yet admitted."""
+        self.members[member.peer_id] = member
+
+    def admit(self, member: Member) -> None:
+        """Let media pass for a member, and show it to the others; once is enough."""
+        if member.admitted:
+            return
+        member.admitted = member.connection.rtp.admitted = True
+        if not member.hidden:
+            self._tell_others(member, "media.participant_joined", {"participant": member.describe()})
+        self.bind()
+
+    def remove(self, member: Member) -> None:
+        """Let a member go; its tracks leave the slots of the others."""
+        if self.members.pop(member.peer_id, None) is None:
+            return
+        if member.admitted and not member.hidden:
+            self._tell_others(member, "media.participant_left", {"participant_id": member.peer_id})
+        self.bind()
+
+    def negotiated(self, member: Member, tracks_before: dict[str, Track]) -> None:
+        """Take over what a member negotiated: tell of tracks that came and went, fill slots."""
+        tracks = member.tracks
+        if member.admitted and not member.hidden:
+            for track_id in tracks_before.keys() - tracks.keys():
+                data = {"participant_id": member.peer_id, "track_id": track_id}
+                self._tell_others(member, "media.track_unpublished", data)
+            for track_id in tracks.keys() - tracks_before.keys():
+                published = {"participant_id": member.peer_id, "track": describe_track(tracks[track_id])}
+                self._tell_others(member, "media.track_published", published)
+        self.bind()
+
+    def connected(self, member: Member) -> None:
+        """A member can receive now: what waits for a keyframe asks for it."""
+        for leg in member.connection.rtp.legs.values():
+            leg.layers_changed(clock.now())
+
+    def participants(self, member: Member) -> list[dict[str, Any]]:
+        """Return everybody whom a member may see, itself included."""
+        return [
+            other.describe()
+            for other in self.members.values()
+            if other is member or (other.admitted and member.admitted and not other.hidden)
+        ]
+
+    # Slots
+
+    def bind(self) -> None:
+        """Put tracks into slots anew; who sees a change is told."""
+        now = clock.now()
+        for member in list(self.members.values()):
+            if self._bind_member(member, now):
+                self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
+
+    def _visible(self, member: Member) -> dict[str, tuple[Member, Track]]:
+        if not member.admitted:
+            return {}
+        return {
+            track_id: (other, track)
+            for other in self.members.values()
+            if other is not member and other.admitted and not other.hidden
+            for track_id, track in other.tracks.items()
+        }
+
+    def _bind_member(self, member: Member, now: float) -> bool:
+        visible = self._visible(member)
+        none = Preference()
+        candidates = [
+            Candidate(
+                track_id,
+                other.peer_id,
+                track.kind,
+                track.source,
+                member.preferences.get(track_id, none).priority,
+            )
+            for track_id, (other, track) in visible.items()
+        ]
+        pins = {mid: t for mid, t in member.bound.items() if member.preferences.get(t, none).pinned}
+        wanted = assign(_slots(member.connection.sections, pins), candidates, member.bound)
+        legs, changed = member.connection.rtp.legs, wanted != member.bound
+        for mid, leg in legs.items():
+            track_id = wanted.get(mid)
+            track = visible[track_id][1] if track_id is not None else None
+            if member.preferences.get(track_id or "", none).paused:
+                track = None
+            if leg.track is not track:
+                leg.detach()
+                if track is not None:
+                    leg.attach(track, now)
+        member.bound = wanted
+        return changed
+
+    def slots(self, member: Member) -> list[dict[str, Any]]:
+        """Return every slot of a member and what stands in it."""
+        visible, described = self._visible(member), []
+        for mid, leg in member.connection.rtp.legs.items():
+            found = visible.get(member.bound.get(mid, ""))
+            entry: dict[str, Any] = {
+                "mid": mid,
+                "kind": leg.kind,
+                "track_id": None,
+                "participant_id": None,
+                "source": None,
+                "muted": False,
+                "paused": False,
+                "layer": None,
+            }
+            if found is not None:
+                other, track = found
+                preference = member.preferences.get(track.id)
+                entry |= {
+                    "track_id": track.id,
+                    "participant_id": other.peer_id,
+                    "source": track.source,
+                    "muted": track.muted,
+                    "paused": preference is not None and preference.paused,
+                    "layer": leg.target.rid if leg.target is not None and leg.target.rid else None,
+                }
+            described.append(entry)
+        return described
+
+    # What members say
+
+    def mute(self, member: Member, track: Track, muted: bool) -> None:
+        """Tell everybody that a track is muted or not."""
+        if track.muted == muted:
+            return
+        track.muted = muted
+        if member.admitted and not member.hidden:
+            data = {"participant_id": member.peer_id, "track_id": track.id, "muted": muted}
+            self._tell_others(member, "media.track_muted", data)
+
+    def prefer(self, member: Member, track_id: str, preference: Preference) -> None:
+        """Take what a receiver needs of a track."""
+        member.preferences[track_id] = preference
+        self.bind()
+        self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
+
+    def recipients(self, member: Member, to: list[str] | None) -> list[Member]:
+        """Return whom data of a member goes to: those named, or everybody else."""
+        return [
+            other
+            for other in self.members.values()
+            if other is not member and other.admitted and (to is None or other.peer_id in to)
+        ]
+
+    def _tell_others(self, member: Member, type_: str, data: dict[str, Any]) -> None:
+        for other in list(self.members.values()):
+            if other is not member and other.admitted:
+                self._emit(other.peer_id, type_, data)
+
+
+def _slots(sections: list[Section], pins: dict[str, str]) -> list[Slot]:
+    numbers = {"audio": 0, "video": 0}
+    slots = []
+    for section in sections:
+        if section.sending is not None:
+            slots.append(Slot(section.mid, section.kind, numbers[section.kind], pins.get(section.mid)))
+            numbers[section.kind] += 1
+    return slots

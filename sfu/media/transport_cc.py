@@ -1,0 +1,111 @@
+"""Transport-wide congestion feedback to a publisher (draft-holmer-rmcat-transport-wide-cc-01).
+
+Every packet of a connection carries one running number; the publisher is told when each
+arrived, and estimates from it what its link can take.
+"""
+
+import struct
+
+from sfu.media.packet import sequence_delta
+
+# How often feedback goes out; libwebrtc sends it every 50-250 ms.
+INTERVAL_S = 0.1
+
+# One feedback covers at most so many numbers, so that it fits a packet; the next goes on.
+MAX_STATUSES = 400
+
+# A jump by more than this is a new beginning, not 1,000 lost packets.
+_MAX_GAP = 1000
+
+_TICK_S = 0.00025  # of a delta
+_REFERENCE_S = 0.064  # of the reference time
+
+
+class ArrivalRecorder:
+    """Running numbers and arrival times in, feedback bodies out."""
+
+    __slots__ = ("_arrivals", "_feedback_count", "_next", "_send_at")
+
+    def __init__(self) -> None:
+        self._arrivals: dict[int, float] = {}
+        # First number that the next feedback speaks of.
+        self._next: int | None = None
+        self._feedback_count = 0
+        self._send_at: float | None = None
+
+    def receive(self, number: int, now: float) -> None:
+        """Take the running number of an arrived packet."""
+        if self._next is None:
+            self._next = number
+        ahead = sequence_delta(number, self._next)
+        if ahead < 0:
+            return  # told as lost already
+        if ahead > _MAX_GAP:
+            self._arrivals.clear()
+            self._next = number
+        self._arrivals.setdefault(number, now)
+        if self._send_at is None:
+            self._send_at = now + INTERVAL_S
+
+    def next_timer(self) -> float | None:
+        return self._send_at
+
+    def handle_timer(self, now: float) -> list[bytes]:
+        """Return the feedback bodies that are due."""
+        if self._send_at is None or now < self._send_at:
+            return []
+        self._send_at = None
+        bodies = []
+        while self._arrivals and self._next is not None:
+            start = self._next
+            last = max(self._arrivals, key=lambda number: sequence_delta(number, start))
+            count = min(sequence_delta(last, start) + 1, MAX_STATUSES)
+            bodies.append(self._body(start, count))
+            self._next = (start + count) & 0xFFFF
+        return bodies
+
+    def _body(self, start: int, count: int) -> bytes:
+        arrivals = [self._arrivals.pop((start + step) & 0xFFFF, None) for step in range(count)]
+        first = next((at for at in arrivals if at is not None), 0.0)
+        reference = int(first / _REFERENCE_S)
+        ticks = round(reference * _REFERENCE_S / _TICK_S)
+        symbols, deltas = [], []
+        for at in arrivals:
+            if at is None:
+                symbols.append(0)
+                continue
+            delta = round(at / _TICK_S) - ticks
+            if not -0x8000 <= delta <= 0x7FFF:  # eight seconds apart: cannot be said
+                symbols.append(0)
+                continue
+            ticks += delta
+            if 0 <= delta <= 0xFF:
+                symbols.append(1)
+                deltas.append(struct.pack("!B", delta))
+            else:
+                symbols.append(2)
+                deltas.append(struct.pack("!h", delta))
+        header = struct.pack("!HHI", start, count, (reference & 0xFFFFFF) << 8 | self._feedback_count & 0xFF)
+        self._feedback_count += 1
+        return header + _chunks(symbols) + b"".join(deltas)
+
+
+def _chunks(symbols: list[int]) -> bytes:
+    """Return the packet status chunks: a run length where one is long, else seven two-bit symbols."""
+    packed, at = [], 0
+    while at < len(symbols):
+        run = 1
+        while at + run < len(symbols) and symbols[at + run] == symbols[at] and run < 0x1FFF:
+            run += 1
+        if run >= 7 or at + run == len(symbols):
+            packed.append(symbols[at] << 13 | run)
+            at += run
+            continue
+        seven = symbols[at : at + 7]
+        seven += [0] * (7 - len(seven))
+        chunk = 0xC000
+        for position, symbol in enumerate(seven):
+            chunk |= symbol << (12 - 2 * position)
+        packed.append(chunk)
+        at += 7
+    return struct.pack(f"!{len(packed)}H", *packed)

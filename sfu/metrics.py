@@ -1,0 +1,76 @@
+"""Counters of the packet path, and the registry in which Prometheus finds them.
+
+The packet path adds to plain integers; a collector reads them when it is asked.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(slots=True)
+class MediaCounters:
+    """What the media plane has done since the start; only ever grows."""
+
+    datagrams_received: int = 0
+    datagrams_sent: int = 0
+    packets_received: int = 0
+    packets_forwarded: int = 0
+    bytes_received: int = 0
+    bytes_forwarded: int = 0
+    packets_retransmitted: int = 0
+    packets_recovered: int = 0
+    nacks_sent: int = 0
+    nacks_received: int = 0
+    keyframe_requests_sent: int = 0
+    keyframe_requests_received: int = 0
+    # Packets dropped, by reason; the reasons are words of the code that drops.
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count packets that went nowhere, with the reason."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+
+class _MediaCollector(Collector):
+    def __init__(self, counters: MediaCounters) -> None:
+        self._counters = counters
+        # Live objects, as functions so that nobody has to keep a gauge in step.
+        self.peers = self.rooms = self.tracks = lambda: 0
+
+    def collect(self) -> Iterator[Metric]:
+        counters = self._counters
+        for name in counters.__slots__:
+            if name != "dropped":
+                yield CounterMetricFamily(
+                    f"sfu_{name}", name.replace("_", " "), value=getattr(counters, name)
+                )
+        dropped = CounterMetricFamily("sfu_packets_dropped", "packets dropped, by reason", labels=["reason"])
+        for reason, count in counters.dropped.items():
+            dropped.add_metric([reason], count)
+        yield dropped
+        for name in ("peers", "rooms", "tracks"):
+            yield GaugeMetricFamily(f"sfu_{name}", f"{name} now", value=getattr(self, name)())
+
+
+class Metrics:
+    """The registry of one server."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.media = MediaCounters()
+        self.live = _MediaCollector(self.media)
+        self.registry.register(self.live)
+        ProcessCollector(registry=self.registry)
+        self.sockets = Gauge("sfu_sockets", "WebSockets open now", registry=self.registry)
+        self.calls = Counter("sfu_calls", "calls ended, by reason", ["end_reason"], registry=self.registry)
+        self.auth_failures = Counter("sfu_auth_failures", "tokens refused", registry=self.registry)
+        self.ring_s = Histogram(
+            "sfu_ring_seconds",
+            "ringing until answered",
+            buckets=(1, 2, 5, 10, 20, 30, 60),
+            registry=self.registry,
+        )

@@ -1,0 +1,1 @@
+"""The one socket that a user keeps open: messages, sessions, events."""

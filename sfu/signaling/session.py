@@ -1,0 +1,128 @@
+"""One device of one user: what it has been told, and the socket it has at the moment.
+
+A session outlives its socket by the resume window, so that a cut costs nothing.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import WSCloseCode, web
+
+from sfu.auth import Identity
+from sfu.signaling.limits import Patience
+
+# Frames that may wait for a slow reader. A busy room sends some ten a second: this is a
+# minute. Then the socket is closed; its session can be resumed.
+MAX_WAITING_FRAMES = 512
+MAX_WAITING_BYTES = 4 << 20
+
+# How long a closing handshake may take before the connection is cut.
+CLOSE_TIMEOUT_S = 2.0
+
+
+class CloseCode:
+    """Close codes of the protocol."""
+
+    BAD_FRAME = 4400
+    NOT_AUTHENTICATED = 4401
+    NOT_ALLOWED = 4403
+    SILENT = 4408
+    REPLACED = 4409
+    TOO_LARGE = 4413
+    TOO_FAST = 4429
+    RESTARTING = WSCloseCode.SERVICE_RESTART
+    OVERLOADED = WSCloseCode.TRY_AGAIN_LATER
+
+
+class Socket:
+    """A WebSocket with a bounded queue before it: whoever sends never waits."""
+
+    def __init__(self, ws: web.WebSocketResponse, abort: Callable[[], None], now: float) -> None:
+        self._ws = ws
+        # Cuts the connection, for a peer that does not even read our goodbye.
+        self._abort = abort
+        self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
+        self._waiting_bytes = 0
+        self._closing: tuple[int, str] | None = None
+        self._cut: asyncio.TimerHandle | None = None
+        self.heard_at = now
+        self.patience = Patience(now)
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Queue a frame; a reader that is too far behind is closed."""
+        if self._closing is not None:
+            return
+        text = json.dumps(frame, separators=(",", ":"))
+        if self._waiting.qsize() >= MAX_WAITING_FRAMES or self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
+            self.close(CloseCode.OVERLOADED, "reads too slowly")
+            return
+        self._waiting_bytes += len(text)
+        self._waiting.put_nowait(text)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close after what is queued has gone out; the first reason counts."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self._waiting.put_nowait(None)
+            self._cut = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT_S, self._abort)
+
+    @property
+    def is_open(self) -> bool:
+        return self._closing is None and not self._ws.closed
+
+    async def write(self) -> None:
+        """Send what is queued until the socket is closed: the task of one socket."""
+        try:
+            while (text := await self._waiting.get()) is not None:
+                self._waiting_bytes -= len(text)
+                await self._ws.send_str(text)
+            code, reason = self._closing or (WSCloseCode.OK, "")
+            await self._ws.close(code=code, message=reason.encode()[:120])
+        except (ConnectionError, RuntimeError):
+            pass  # the peer went first
+
+    def closed(self) -> None:
+        """The connection is gone: nothing is left to be cut."""
+        self._closing = self._closing or (WSCloseCode.OK, "")
+        if self._cut is not None:
+            self._cut.cancel()
+
+
+@dataclass(eq=False, slots=True)
+class Session:
+    """One device: it rings, answers and carries media under this id."""
+
+    id: str
+    identity: Identity
+    resume_token: str
+    # URL of the socket, as the client reached it.
+    url: str
+    socket: Socket | None = None
+    # Number of the last durable event that was put on a socket, and of the last one that
+    # the client said it has.
+    sent_seq: int = 0
+    acked_seq: int = 0
+    # The media membership of this session, and the call or room it is for.
+    peer_id: str | None = None
+    call_id: str | None = None
+    room: str | None = None
+    # User ids whose presence it watches; `*` is everybody.
+    watching: set[str] = field(default_factory=set)
+    # Ends the session when no socket comes back.
+    expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def user_id(self) -> str:
+        return self.identity.user_id
+
+    @property
+    def is_online(self) -> bool:
+        return self.socket is not None and self.socket.is_open
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Send a frame if there is a socket; durable events are found again without."""
+        if self.socket is not None:
+            self.socket.send(frame)

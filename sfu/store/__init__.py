@@ -1,0 +1,1 @@
+"""Where calls and events are kept."""
