@@ -259,22 +259,21 @@ def answer(
             line.add("inactive")
         else:
             line.port = 9
-            first = section is accepted[0]
-            _transport_lines(line, local, "active" if role == "client" else "passive", with_candidates=first)
+            _transport_lines(line, local, "active" if role == "client" else "passive")
             _data_lines(line) if section.kind == "application" else _rtp_lines(line, section)
         media.append(line)
     return sdp.Description(session, media)
 
 
-def _transport_lines(line: sdp.Media, local: LocalTransport, setup: str, *, with_candidates: bool) -> None:
+def _transport_lines(line: sdp.Media, local: LocalTransport, setup: str) -> None:
+    """Write the transport, candidates included, on every m-line: aiortc takes those of the last."""
     line.add("ice-ufrag", local.ufrag)
     line.add("ice-pwd", local.password)
     line.add("fingerprint", f"sha-256 {local.fingerprint}")
     line.add("setup", setup)
-    if with_candidates:  # the rest is bundled with it
-        for candidate in candidate_lines(local.candidates):
-            line.add("candidate", candidate)
-        line.add("end-of-candidates")
+    for candidate in candidate_lines(local.candidates):
+        line.add("candidate", candidate)
+    line.add("end-of-candidates")
 
 
 def candidate_lines(candidates: list[tuple[str, int, str]]) -> Iterator[str]:
