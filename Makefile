@@ -1,0 +1,47 @@
+# Everything that people and CI run. `make` alone tells what there is.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test quick check lint types floors coverage system
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+install: $(STAMP) ## .venv with everything in it
+
+demo: $(STAMP) ## two headless participants call each other through a server
+	@$(BIN)/sfu demo $(if $(SECONDS_TO_TALK),--seconds $(SECONDS_TO_TALK)) $(if $(JSON),--json)
+
+serve: $(STAMP) ## the page at http://127.0.0.1:8080, with tokens for everybody on this machine
+	$(BIN)/sfu serve --dev
+
+system: # what the browser tests need of Debian; as root only, and only if it is missing
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+
+test: $(STAMP) system ## the whole suite, browsers included
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report --fail-under=85
+
+quick: $(STAMP) ## the tests without browsers
+	$(BIN)/pytest tests/unit tests/integration
+
+check: lint types floors ## format, lint, types, floors: what CI runs beside the tests
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+floors: $(STAMP)
+	$(BIN)/lint-imports

@@ -1,0 +1,397 @@
+"""The media plane against stock aiortc clients: what nobody here wrote."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import pytest
+from aiortc import (
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCPeerConnection,
+    RTCSessionDescription,
+)
+from aiortc.mediastreams import MediaStreamError
+
+from sfu import clock
+from sfu.bot.patterns import CounterVideo, Tone, loudest_frequency, read_number
+from sfu.errors import BadRequest, Unavailable
+from sfu.media.dtls import Certificate
+from sfu.media.peer_connection import PeerSettings
+from sfu.media.plane import MediaPlane, OfferRequest
+from sfu.media.ports import MediaPorts
+from sfu.media.udp import UdpPort
+from sfu.metrics import MediaCounters
+
+CODECS = frozenset({"opus", "red", "vp8", "h264", "vp9", "av1"})
+
+
+class Plane:
+    """A media plane on loopback, with every event that it told."""
+
+    def __init__(self, *, connect_timeout_s=10.0, expiry_s=30.0, max_peers=100, batched=True):
+        self.counters = MediaCounters()
+        udp = UdpPort("127.0.0.1", 0, self.counters, clock.now, batched=batched)
+        self.ports = MediaPorts(udp, self.counters, clock.now)
+        settings = PeerSettings(self.ports, Certificate.fresh(), connect_timeout_s, expiry_s)
+        self.plane = MediaPlane(settings, CODECS, max_peers, self._event)
+        self.events = []
+        self._arrived = asyncio.Event()
+
+    def _event(self, peer_id, type_, data):
+        self.events.append((peer_id, type_, data))
+        self._arrived.set()
+
+    async def event(self, peer_id, type_, where=lambda data: True):
+        """Wait for an event of a peer, which may have come already; it is taken out."""
+        async with asyncio.timeout(15):
+            while True:
+                for entry in self.events:
+                    if entry[:2] == (peer_id, type_) and where(entry[2]):
+                        self.events.remove(entry)
+                        return entry[2]
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    def connection(self, peer_id):
+        return self.plane._peers[peer_id][1].connection
+
+
+@asynccontextmanager
+async def running_plane(**options):
+    plane = Plane(**options)
+    await plane.ports.start("127.0.0.1", 0, ["127.0.0.1"])
+    await plane.plane.start()
+    before = asyncio.all_tasks()
+    try:
+        yield plane
+    finally:
+        await plane.plane.close()
+        await plane.ports.close()
+        left = {t for t in asyncio.all_tasks() - before if "sfu" in repr(t.get_coro())}
+        assert not left, f"tasks left behind: {left}"
+
+
+@pytest.fixture
+async def plane():
+    async with running_plane() as running:
+        yield running
+
+
+class Peer:
+    """A stock aiortc client that counts what it decodes."""
+
+    def __init__(self, plane, name):
+        self.plane, self.name = plane, name
+        self.pc = RTCPeerConnection(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self.frames = Counter()
+        self.numbers = []
+        self.audio = []
+        self._arrived = asyncio.Event()
+        self._tasks = []
+        self.pc.on("track", lambda track: self._tasks.append(asyncio.create_task(self._receive(track))))
+
+    async def _receive(self, track):
+        try:
+            while True:
+                frame = await track.recv()
+                self.frames[track.kind] += 1
+                if track.kind == "video":
+                    self.numbers.append(read_number(frame))
+                else:
+                    self.audio = [*self.audio[-49:], frame]
+                self._arrived.set()
+        except MediaStreamError:
+            return
+
+    async def offer(self, *tracks, audio_slots=0, video_slots=0, channel=False, **options):
+        for track in tracks:
+            self.pc.addTransceiver(track, "sendonly")
+        for kind, count in (("audio", audio_slots), ("video", video_slots)):
+            for _ in range(count):
+                self.pc.addTransceiver(kind, "recvonly")
+        opened = self.pc.createDataChannel("sfu") if channel else None
+        await self.negotiate(**options)
+        return opened
+
+    async def negotiate(self, **options):
+        await self.pc.setLocalDescription(await self.pc.createOffer())
+        options.setdefault("room", "room")
+        request = OfferRequest(user_id=self.name, name=self.name, sdp=self.pc.localDescription.sdp, **options)
+        self.reply = await self.plane.plane.offer(self.name, request)
+        await self.pc.setRemoteDescription(RTCSessionDescription(self.reply.sdp, "answer"))
+
+    async def decoded(self, **counts):
+        async with asyncio.timeout(20):
+            while any(self.frames[kind] < count for kind, count in counts.items()):
+                self._arrived.clear()
+                await self._arrived.wait()
+
+    async def close(self):
+        await self.pc.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def peers(plane, *names):
+    made = [Peer(plane, name) for name in names]
+    try:
+        yield made
+    finally:
+        for peer in made:
+            await peer.close()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_two_see_and_hear_each_other(batched):
+    """Every frame that was sent is decoded once at the other end, in order, and the tone is the tone."""
+    async with running_plane(batched=batched) as plane, peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(Tone(440), CounterVideo(), audio_slots=1, video_slots=1)
+        await bob.offer(Tone(660), CounterVideo(), audio_slots=1, video_slots=1)
+        await asyncio.gather(ada.decoded(video=60, audio=150), bob.decoded(video=60, audio=150))
+        for peer, tone in ((ada, 660), (bob, 440)):
+            assert peer.numbers == list(range(peer.numbers[0], peer.numbers[0] + len(peer.numbers)))
+            assert abs(loudest_frequency(peer.audio) - tone) < 15
+        assert plane.counters.packets_forwarded > 0
+        assert set(plane.counters.dropped) <= {"stranger", "before_keys"}
+
+
+async def test_who_comes_later_fills_a_slot_without_negotiation(plane):
+    """A third and a fourth publisher appear in slots that were offered before they came."""
+    async with peers(plane, "viewer", "one", "two", "three") as (viewer, *others):
+        await viewer.offer(audio_slots=3, video_slots=3)
+        answer = viewer.reply.sdp
+        for other in others:
+            await other.offer(Tone(440), CounterVideo())
+        slots = await plane.event(
+            "viewer", "media.slots", lambda data: all(slot["track_id"] for slot in data["slots"])
+        )
+        assert {slot["participant_id"] for slot in slots["slots"]} == {"one", "two", "three"}
+        await viewer.decoded(video=90, audio=90)
+        assert viewer.reply.sdp == answer
+        by_participant = Counter(slot["participant_id"] for slot in slots["slots"])
+        assert set(by_participant.values()) == {2}
+
+
+async def test_audio_and_video_of_one_share_a_stream(plane):
+    """Companion tracks stand in slots of one number, whose stream id is one: browsers sync their lips."""
+    async with peers(plane, "viewer", "one", "two") as (viewer, one, two):
+        await viewer.offer(audio_slots=2, video_slots=2)
+        await one.offer(Tone(440), CounterVideo())
+        await two.offer(Tone(440), CounterVideo())
+        slots = await plane.event("viewer", "media.slots", lambda d: all(s["track_id"] for s in d["slots"]))
+        legs = plane.connection("viewer").rtp.legs
+        streams = {}
+        for slot in slots["slots"]:
+            streams.setdefault(slot["participant_id"], set()).add(legs[slot["mid"]].sending.stream_id)
+        assert sorted(map(len, streams.values())) == [1, 1]
+
+
+async def test_nothing_passes_before_a_peer_is_admitted(plane):
+    """Who rings or is rung may connect, but is neither heard nor hearing until the call is active."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(Tone(440), CounterVideo(), audio_slots=1, video_slots=1, admitted=False)
+        await bob.offer(Tone(660), CounterVideo(), audio_slots=1, video_slots=1, admitted=False)
+        await plane.event("ada", "peer.connected")
+        await plane.event("bob", "peer.connected")
+        assert [p["participant_id"] for p in bob.reply.participants] == ["bob"]
+        sent = asyncio.Event()
+        while plane.counters.dropped.get("not_admitted", 0) < 20:
+            await asyncio.wait([asyncio.create_task(sent.wait())], timeout=0.02)
+        assert plane.counters.packets_forwarded == 0
+        assert plane.plane.admit("ada")
+        assert plane.plane.admit("bob")
+        assert not plane.plane.admit("bob")
+        await asyncio.gather(ada.decoded(video=10, audio=10), bob.decoded(video=10, audio=10))
+
+
+async def test_leaving_empties_the_slots_and_coming_back_fills_them(plane):
+    """The slot's SSRC lives on: the next publisher is decoded by the same receiver."""
+    async with peers(plane, "viewer", "one") as (viewer, one):
+        await viewer.offer(audio_slots=1, video_slots=1)
+        await one.offer(Tone(440), CounterVideo())
+        await viewer.decoded(video=20)
+        await one.close()
+        await plane.event("viewer", "media.participant_left")
+        await plane.event("viewer", "media.slots", lambda d: not any(s["track_id"] for s in d["slots"]))
+        seen = viewer.frames["video"]
+        async with peers(plane, "two") as (two,):
+            await two.offer(Tone(440), CounterVideo())
+            await viewer.decoded(video=seen + 30, audio=60)
+        assert viewer.numbers[-20:] == list(range(viewer.numbers[-20], viewer.numbers[-20] + 20))
+
+
+async def test_losses_on_the_way_to_a_receiver_are_repaired(plane):
+    """One packet in ten never leaves; NACK brings each back, and no frame is missing."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(CounterVideo())
+        await bob.offer(video_slots=1)
+        await bob.decoded(video=5)
+        connection = plane.connection("bob")
+        send, count = connection.send_rtp, Counter()
+
+        def lossy(length):
+            count["all"] += 1
+            if count["all"] % 10 == 0:
+                count["lost"] += 1
+                return True  # as if it had been sent
+            return send(length)
+
+        connection.send_rtp = lossy
+        await bob.decoded(video=80)
+        assert count["lost"] > 5
+        assert plane.counters.packets_retransmitted >= count["lost"] - 3
+        first = bob.numbers[0]
+        assert bob.numbers == list(range(first, first + len(bob.numbers)))
+
+
+async def test_losses_on_the_way_from_a_publisher_are_repaired(plane):
+    """What the server misses it asks for, and forwards when it comes."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(CounterVideo())
+        await bob.offer(video_slots=1)
+        await bob.decoded(video=5)
+        connection = plane.connection("ada")
+        receive, count = connection.rtp.receive_rtp, Counter()
+
+        def lossy(data, now):
+            count["all"] += 1
+            if count["all"] % 10 != 0:
+                receive(data, now)
+
+        connection.rtp.receive_rtp = lossy
+        await bob.decoded(video=80)
+        assert plane.counters.nacks_sent > 3
+        assert plane.counters.packets_recovered > 3
+        first = bob.numbers[0]
+        assert bob.numbers == list(range(first, first + len(bob.numbers)))
+
+
+async def test_tracks_come_and_go_with_negotiation(plane):
+    """A second camera is published and unpublished by offers; the connection stays one."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await bob.offer(audio_slots=1, video_slots=2)
+        await ada.offer(Tone(440), CounterVideo())
+        await bob.decoded(video=10)
+        second = ada.pc.addTransceiver(CounterVideo(), "sendonly")
+        await ada.negotiate()
+        published = await plane.event("bob", "media.track_published")
+        await plane.event("bob", "media.slots", lambda d: all(s["track_id"] for s in d["slots"]))
+        second.direction = "inactive"
+        await ada.negotiate()
+        gone = await plane.event("bob", "media.track_unpublished")
+        assert gone["track_id"] == published["track"]["track_id"]
+        seen = bob.frames["video"]
+        await bob.decoded(video=seen + 20)
+        assert plane.connection("ada").connectionState == "connected"
+
+
+async def test_data_channel_messages_reach_the_others(plane):
+    """`data.send` on the channel labelled sfu arrives on the others' channels, and not on one's own."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        here = await ada.offer(Tone(440), channel=True)
+        there = await bob.offer(Tone(660), channel=True)
+        got, opened = asyncio.Queue(), [asyncio.Event(), asyncio.Event()]
+        there.on("message", got.put_nowait)
+        for channel, event in ((here, opened[0]), (there, opened[1])):
+            channel.on("open", event.set)
+            if channel.readyState == "open":
+                event.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(event.wait() for event in opened))
+            here.send('{"type": "data.send", "data": {"topic": "chat", "payload": {"text": "hi"}}}')
+            here.send("rubbish that is passed over")
+            message = await got.get()
+        assert '"chat"' in message and '"hi"' in message and '"ada"' in message
+
+
+async def test_a_voice_call_answers_video_inactive(plane):
+    async with peers(plane, "ada") as (ada,):
+        await ada.offer(Tone(440), CounterVideo(), video=False)
+        assert [s.direction for s in plane.connection("ada").sections] == ["recvonly", "inactive"]
+        await plane.event("ada", "peer.connected")
+
+
+async def test_rubbish_is_refused_and_leaves_the_peer_as_it_was(plane):
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(Tone(440), audio_slots=1)
+        await bob.offer(Tone(660), audio_slots=1)
+        await bob.decoded(audio=10)
+        for rubbish in ("", "v=0", "rubbish", "v=0\r\nm=audio 9 X 0\r\n", ada.pc.localDescription.sdp[:500]):
+            with pytest.raises(BadRequest) as refused:
+                await plane.plane.offer("ada", OfferRequest("room", "ada", "ada", rubbish))
+            assert refused.value.code in ("bad_sdp", "fingerprint_changed")
+        seen = bob.frames["audio"]
+        await bob.decoded(audio=seen + 20)
+
+
+async def test_an_offer_of_another_connection_is_told_apart(plane):
+    async with peers(plane, "ada") as (ada,):
+        await ada.offer(Tone(440))
+        other = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        other.addTransceiver("audio", "recvonly")
+        await other.setLocalDescription(await other.createOffer())
+        with pytest.raises(BadRequest) as refused:
+            request = OfferRequest("room", "ada", "ada", other.localDescription.sdp)
+            await plane.plane.offer("ada", request)
+        assert refused.value.code == "fingerprint_changed"
+        await other.close()
+
+
+async def test_there_is_a_limit_of_peers():
+    async with running_plane(max_peers=1) as plane, peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(Tone(440))
+        with pytest.raises(Unavailable):
+            await bob.offer(Tone(440))
+        assert plane.plane.peers == 1
+
+
+async def test_a_peer_that_never_connects_is_closed_and_leaves_nothing():
+    async with running_plane(connect_timeout_s=0.2) as plane:
+        pc = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        pc.addTransceiver("audio", "recvonly")
+        await pc.setLocalDescription(await pc.createOffer())
+        await plane.plane.offer("ada", OfferRequest("room", "ada", "ada", pc.localDescription.sdp))
+        connection = plane.connection("ada")
+        closed = await plane.event("ada", "peer.closed")
+        assert closed["reason"] == "failed"
+        assert plane.plane.peers == 0 and not plane.plane.rooms
+        await asyncio.wait(plane.plane._closing, timeout=5) if plane.plane._closing else None
+        assert not plane.ports.is_known(connection)
+        await pc.close()
+
+
+async def test_a_closed_peer_leaves_nothing_behind(plane):
+    """No ufrag, address, task, leg or listener points to it."""
+    async with peers(plane, "ada", "bob") as (ada, bob):
+        await ada.offer(Tone(440), CounterVideo(), audio_slots=1, video_slots=1, channel=True)
+        await bob.offer(Tone(660), CounterVideo(), audio_slots=1, video_slots=1)
+        await ada.decoded(video=5)
+        connection = plane.connection("bob")
+        tracks = list(plane.connection("ada").rtp.tracks.values())
+        plane.plane.remove("bob", "left")
+        await plane.event("bob", "peer.closed")
+        await asyncio.wait(plane.plane._closing, timeout=5)
+        assert connection.connectionState == "closed"
+        assert not plane.ports.is_known(connection)
+        assert not any(track.fan_out.legs for track in tracks)
+        assert connection._dtls._task is None
+        seen = ada.frames["audio"]
+        plane.plane.remove("bob", "left")  # twice does nothing
+        assert seen >= 0
+
+
+async def test_a_silent_peer_is_interrupted_and_then_expires(plane):
+    """Silence is told early and acted upon late; time is an argument."""
+    async with peers(plane, "ada") as (ada,):
+        await ada.offer(Tone(440))
+        await plane.event("ada", "peer.connected")
+        connection, now = plane.connection("ada"), clock.now()
+        connection.check_liveness(now + 10)
+        assert connection.iceConnectionState == "disconnected"
+        connection.check_liveness(now)
+        assert connection.iceConnectionState == "completed"
+        connection.check_liveness(now + 31)
+        await plane.event("ada", "peer.closed")
