@@ -5,8 +5,7 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 """
 
 import struct
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sfu.media import rtcp
 from sfu.media.codecs import RTX, Codec, same_format, starts_keyframe
@@ -59,8 +58,7 @@ class Outlet(Protocol):
         """Return the next transport-wide sequence number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(NamedTuple):
     """An outgoing packet but for the leg's numbers, and where those go (0: nowhere)."""
 
     data: bytes

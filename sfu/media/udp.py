@@ -33,6 +33,9 @@ STRIDE = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
 # Half a second of 64 Mbit/s; the kernel caps it at net.core.rmem_max and wmem_max.
 SOCKET_BUFFER_BYTES = 4 << 20
 
+# As a plain number: the flags of the socket module are enumerations, and slow.
+_TRUNCATED = int(socket.MSG_TRUNC)
+
 _V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 
 
@@ -171,7 +174,7 @@ class UdpPort:
         names, size = messages.names, messages.name_bytes
         self._counters.datagrams_received += count
         for index in range(count):
-            if flags[index] & socket.MSG_TRUNC:
+            if flags[index] & _TRUNCATED:
                 self._counters.drop("oversize")
                 continue
             at = index * size
