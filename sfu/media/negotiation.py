@@ -205,7 +205,8 @@ def _section(
 
 def _data_section(media: sdp.Media, index: int, policy: Policy) -> Section | None:
     port = media.value("sctp-port") or ""
-    if not policy.data or "DTLS/SCTP" not in media.protocol or not port.isdecimal() or len(port) > 5:
+    is_port = port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535
+    if not policy.data or "DTLS/SCTP" not in media.protocol or not is_port:
         return None
     largest = media.value("max-message-size") or "65536"
     return Section(

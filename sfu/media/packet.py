@@ -24,6 +24,7 @@ class RtpPacket:
     """
 
     __slots__ = (
+        "_elements",
         "bodies",
         "data",
         "end",
@@ -64,11 +65,17 @@ class RtpPacket:
             raise ValueError("longer inside than outside")
         self.payload = offset
         self.end = end
+        self._elements: list[tuple[int, bytes]] | None = None
         # Outgoing forms already built of this packet, by leg profile (sfu/media/leg.py).
         self.bodies: dict[int, Any] = {}
 
     def extensions(self) -> list[tuple[int, bytes]]:
         """Return the header extension elements as (id, value); a broken tail is left out."""
+        if self._elements is None:
+            self._elements = self._parse_extensions()
+        return self._elements
+
+    def _parse_extensions(self) -> list[tuple[int, bytes]]:
         profile, at, end, data = self.extension_profile, self.extension, self.extension_end, self.data
         found: list[tuple[int, bytes]] = []
         if profile == ONE_BYTE_PROFILE:

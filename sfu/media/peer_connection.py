@@ -212,10 +212,9 @@ class PeerConnection(RTCPeerConnection):
         if self._connecting is None:
             self._set("ice", "checking")
             self._set("connection", "connecting")
-            if any(s.kind == "application" and not s.rejected for s in self.sections):
-                self._sctp = sctp_transport(self._dtls)
-                self._sctp.on("datachannel", self._on_data_channel)
             self._connecting = asyncio.create_task(self._connect())
+        elif self.connectionState == "connected":
+            await self._start_data()
 
     def apply_rtp(self) -> None:
         """Make what was agreed true for RTP: tracks and legs come and go."""
@@ -234,9 +233,7 @@ class PeerConnection(RTCPeerConnection):
             await asyncio.wait_for(self._validated.wait(), timeout)
             left = timeout - (clock.now() - self.started_at)
             await self._dtls.handshake(remote.our_role, list(remote.fingerprints), max(1.0, left))
-            data = next((s for s in self.sections if s.kind == "application" and not s.rejected), None)
-            if self._sctp is not None and data is not None:
-                await start_sctp(self._sctp, data.max_message_bytes, data.sctp_port)
+            await self._start_data()
         except (TimeoutError, ConnectionError) as error:
             log.info("peer_failed", reason=str(error) or "no connectivity check in time")
             self._fail()
@@ -244,6 +241,14 @@ class PeerConnection(RTCPeerConnection):
         self.connected_at = clock.now()
         self._dtls.on("statechange", self._dtls_changed)
         self._set("connection", "connected")
+
+    async def _start_data(self) -> None:
+        """Begin SCTP once an m-line for it was agreed."""
+        data = next((s for s in self.sections if s.kind == "application" and not s.rejected), None)
+        if self._sctp is None and data is not None:
+            self._sctp = sctp_transport(self._dtls)
+            self._sctp.on("datachannel", self._on_data_channel)
+            await start_sctp(self._sctp, data.max_message_bytes, data.sctp_port)
 
     def _fail(self) -> None:
         self._set("ice", "failed")

@@ -67,6 +67,8 @@ class RtpSession:
         self._outgoing: dict[int, Leg] = {}
         self._arrivals = ArrivalRecorder()
         self._transport_cc_id: dict[str, int] = {}
+        # Header extension → id; BUNDLE gives one id to one URI (RFC 9143 section 9.3).
+        self._extension_ids: dict[str, int] = {}
         self._media_ssrc = 0
         self._reduced_size = False
         self._report_at = float("inf")
@@ -81,6 +83,9 @@ class RtpSession:
         """Take over what was agreed; what is no longer there ends."""
         self._sections = {section.mid: section for section in sections if not section.rejected}
         self._reduced_size = any(section.reduced_size for section in sections)
+        self._extension_ids = {
+            uri: number for section in self._sections.values() for number, uri in section.extensions.items()
+        }
         receiving = {mid: s for mid, s in self._sections.items() if s.receives and mid in publications}
         for mid in [mid for mid in self.tracks if mid not in receiving]:
             self._end_track(self.tracks.pop(mid))
@@ -254,15 +259,12 @@ class RtpSession:
         """Return (mid, rid, repaired rid) from the header extensions, empty where absent."""
         if not packet.extension:
             return "", "", ""
-        values = dict(packet.extensions())
-        uris: dict[str, int] = {}
-        for section in self._sections.values():
-            uris.update({uri: number for number, uri in section.extensions.items()})
-
-        def text(uri: str) -> str:
-            return values.get(uris.get(uri, -1), b"").decode("ascii", "replace")
-
-        return text(MID_URI), text(RID_URI), text(REPAIRED_RID_URI)
+        values, ids = dict(packet.extensions()), self._extension_ids
+        mid, rid, repaired = (
+            values.get(ids.get(uri, -1), b"").decode("ascii", "replace")
+            for uri in (MID_URI, RID_URI, REPAIRED_RID_URI)
+        )
+        return mid, rid, repaired
 
     def _only_track_with(self, payload_type: int) -> Track | None:
         found = [track for track in self.tracks.values() if payload_type in track.codecs]

@@ -104,15 +104,17 @@ class Gateway:
         abort = transport.abort if transport is not None else (lambda: None)
         socket = Socket(ws, abort, clock.now())
         writer = asyncio.create_task(socket.write())
-        session = await self._begin(request, identity, socket)
+        session = None
         self._open += 1
         self._metrics.sockets.inc()
         try:
+            session = await self._begin(request, identity, socket)
             await self._read(ws, session, socket)
         finally:
             self._open -= 1
             self._metrics.sockets.dec()
-            self._hub.detach(session, socket, for_good=ws.close_code == 1000)
+            if session is not None:
+                self._hub.detach(session, socket, for_good=ws.close_code == 1000)
             socket.closed()
             writer.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import structlog
 
 from sfu import ids
-from sfu.calls.call import Call
+from sfu.calls.call import Call, Participant
 from sfu.calls.service import CallService
 from sfu.calls.table import IN, PENDING, Status
 from sfu.errors import BadRequest, InvalidState, NotAllowed, SfuError
@@ -40,6 +40,8 @@ class MediaLink:
         # Peer id → its session.
         self._sessions: dict[str, Session] = {}
         self._connected: set[str] = set()
+        # Peers for which media may pass.
+        self._admitted: set[str] = set()
 
     # Requests
 
@@ -93,6 +95,8 @@ class MediaLink:
         peer_id = session.peer_id or ids.peer_id()
         self._sessions[peer_id] = session
         session.peer_id, session.call_id, session.room = peer_id, call_id, offer.room
+        if offer.admitted:
+            self._admitted.add(peer_id)
         try:
             return await self.plane.offer(peer_id, offer)
         except SfuError:
@@ -159,6 +163,7 @@ class MediaLink:
     def _forget(self, peer_id: str) -> None:
         session = self._sessions.pop(peer_id, None)
         self._connected.discard(peer_id)
+        self._admitted.discard(peer_id)
         if session is not None and session.peer_id == peer_id:
             session.peer_id = session.call_id = session.room = None
 
@@ -195,10 +200,19 @@ class MediaLink:
             elif participant is None or participant.state not in PENDING | IN:
                 self._leave(session, "left", tell=True)
             elif call.status is Status.ACTIVE and participant.state in IN:
-                if self.plane.admit(peer_id):
-                    self.tell_state(session)
-                if peer_id in self._connected:
-                    self._hub.spawn(self._join(call.id, session.user_id))
+                self._admit(session, peer_id, call, participant)
+
+    def _admit(self, session: Session, peer_id: str, call: Call, participant: Participant) -> None:
+        """Let media pass for the device that answered; others of its user connected in vain."""
+        if peer_id not in self._admitted:
+            if participant.devices and session.id not in participant.devices:
+                self._leave(session, "answered_elsewhere", tell=True)
+                return
+            self._admitted.add(peer_id)
+            self.plane.admit(peer_id)
+            self.tell_state(session)
+        if peer_id in self._connected:
+            self._hub.spawn(self._join(call.id, session.user_id))
 
     def _sessions_in(self, call: Call) -> list[Session]:
         return [
