@@ -88,7 +88,7 @@ class Certificate(RTCCertificate):
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise ValueError("the key is not an elliptic curve key")
             return cls(key, x509.load_pem_x509_certificate(data))
-        except (OSError, ValueError) as error:
+        except (OSError, TypeError, ValueError) as error:  # TypeError: the key is encrypted
             raise SettingsError(f"media.certificate_file: {path}: {error}") from error
 
     @classmethod

@@ -21,6 +21,9 @@ class Receiver(Protocol[LayerT]):
     def layers_changed(self, now: float) -> None:
         """Choose again among the layers of the track."""
 
+    def format_changed(self, now: float) -> None:
+        """Map payload types and extensions of the track anew."""
+
 
 class FanOut(Generic[LayerV]):
     """The legs of one track, one after the other."""

@@ -27,7 +27,8 @@ MAX_VALIDATED_PATHS = 16
 # rebinds tells nobody (RFC 8445 leaves this to the agent).
 SELECTED_SILENT_S = 2.0
 
-# Text that a STUN USERNAME may hold at most, RFC 8489 section 14.3.
+# A check has a user name (513 bytes at most, RFC 8489 section 14.3) and a few small attributes;
+# browsers stay below 150. What is longer is not even parsed.
 _MAX_CHECK_BYTES = 548
 
 

@@ -8,7 +8,7 @@ import struct
 from typing import NamedTuple, Protocol
 
 from sfu.media import rtcp
-from sfu.media.codecs import RTX, Codec, same_format, starts_keyframe
+from sfu.media.codecs import RTX, same_format, starts_keyframe
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
     FORWARDED_EXTENSIONS,
@@ -80,8 +80,10 @@ class Profile:
         }
         # Our payload type → the one of its rtx format; none where rtx was not agreed.
         self.rtx = {c.repairs: c.payload_type for c in section.codecs if c.repairs is not None}
+        # Payload type of the publisher → name of its codec.
+        self.names = {number: codec.name for number, codec in track.codecs.items()}
         # Payload types of the publisher whose picture ids are rewritten.
-        self.vp8 = frozenset(number for number, codec in track.codecs.items() if codec.name == "vp8")
+        self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
         self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
         self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
 
@@ -189,6 +191,11 @@ class Leg:
         if self.track is not None:
             self.aim(self.track.best_layer(now, self.layer), now)
 
+    def format_changed(self, now: float) -> None:
+        """Map payload types and extensions of the track anew: its publisher negotiated."""
+        self.negotiate(self.section)
+        self.layers_changed(now)
+
     # Forwarding
 
     def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
@@ -200,7 +207,7 @@ class Leg:
         if payload_type is None:
             self._outlet.counters.drop("codec_not_agreed")
             return
-        if layer is not self.layer and not self._take_up(layer, packet, now):
+        if layer is not self.layer and not self._take_up(layer, packet, profile, now):
             return
         numbers = self._rewriter.map(packet.sequence, packet.timestamp, now)
         if numbers is None:
@@ -232,28 +239,23 @@ class Leg:
         if self._profile is not None and packet.payload_type in self._profile.vp8:
             self._pictures.patch(buffer, at + body.payload_at, self._descriptor(packet))
 
-    def _codec(self, packet: RtpPacket) -> Codec | None:
-        return self.track.codecs.get(packet.payload_type) if self.track is not None else None
-
     @staticmethod
     def _descriptor(packet: RtpPacket) -> Descriptor:
         return describe(packet.data[packet.payload : packet.payload + 6])
 
-    def _take_up(self, layer: Layer, packet: RtpPacket, now: float) -> bool:
+    def _take_up(self, layer: Layer, packet: RtpPacket, profile: Profile, now: float) -> bool:
         """Begin to send a layer, if this packet is where it can begin."""
         if layer is not self.target:
             return False
-        codec = self._codec(packet)
-        if codec is None:
-            return False
-        if self.kind == "video" and not starts_keyframe(codec.name, packet.data[packet.payload : packet.end]):
+        name = profile.names[packet.payload_type]
+        if self.kind == "video" and not starts_keyframe(name, packet.data[packet.payload : packet.end]):
             layer.track.want_keyframe(layer, now)
             return False
         self.layer = layer
         self._rewriter.switch(packet.sequence, packet.timestamp, now)
         self._plain.clear()
         self._repeated.clear()
-        if codec.name == "vp8":
+        if name == "vp8":
             self._pictures.switch(self._descriptor(packet))
         return True
 

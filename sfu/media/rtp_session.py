@@ -18,8 +18,9 @@ from sfu.media.negotiation import (
     RID_URI,
     TRANSPORT_CC_URI,
     Section,
+    Sending,
 )
-from sfu.media.packet import RtpPacket
+from sfu.media.packet import MAX_PACKET_BYTES, RtpPacket
 from sfu.media.track import Layer, SenderClock, Track
 from sfu.media.transport_cc import ArrivalRecorder
 
@@ -91,11 +92,12 @@ class RtpSession:
             self._end_track(self.tracks.pop(mid))
         for mid, section in receiving.items():
             self._begin_track(section, publications[mid], now)
-        sending = {mid: s for mid, s in self._sections.items() if s.sending is not None}
-        for mid in [mid for mid in self.legs if mid not in sending]:
+        slots = [(s, s.sending) for s in self._sections.values() if s.sending is not None]
+        kept = {section.mid for section, _ in slots}
+        for mid in [mid for mid in self.legs if mid not in kept]:
             self._end_leg(self.legs.pop(mid))
-        for section in sending.values():
-            self._begin_leg(section)
+        for section, sending in slots:
+            self._begin_leg(section, sending)
         self._report_at = min(self._report_at, now + REPORT_INTERVAL_S)
         self.due = min(self.due, self._report_at)
 
@@ -111,25 +113,23 @@ class RtpSession:
                 muted=publication.muted,
                 request_keyframe=self._request_keyframe,
             )
-        track.codecs = {codec.payload_type: codec for codec in section.codecs}
-        track.extensions = section.extensions
+        codecs = {codec.payload_type: codec for codec in section.codecs}
+        track.agree(codecs, section.extensions, now)
         number = section.extension_id(TRANSPORT_CC_URI)
         if number is not None:
             self._transport_cc_id[section.mid] = number
         if not section.rids:
             repairs = {rtx: primary for primary, rtx in section.flows}
-            for ssrc in section.ssrcs:
-                if ssrc not in repairs and ssrc not in self._incoming:
-                    self._bind(track, "", ssrc, now)
-            for rtx, primary in repairs.items():
-                entry = self._incoming.get(primary)
+            primary = next((ssrc for ssrc in section.ssrcs if ssrc not in repairs), None)
+            if primary is not None and primary not in self._incoming:
+                self._bind(track, "", primary, now)
+            for rtx, repaired in repairs.items():
+                entry = self._incoming.get(repaired)
                 if entry is not None and rtx not in self._incoming:
                     self._bind_repair(entry[0], rtx)
 
-    def _begin_leg(self, section: Section) -> None:
-        leg, sending = self.legs.get(section.mid), section.sending
-        if sending is None:
-            return
+    def _begin_leg(self, section: Section, sending: Sending) -> None:
+        leg = self.legs.get(section.mid)
         if leg is None:
             leg = self.legs[section.mid] = Leg(section, sending, self._outlet, self._random_sequence())
             self._outgoing[sending.ssrc] = self._outgoing[sending.rtx_ssrc] = leg
@@ -158,6 +158,9 @@ class RtpSession:
     def receive_rtp(self, data: bytes, now: float) -> None:
         """Take one decrypted RTP packet."""
         counters = self._outlet.counters
+        if len(data) > MAX_PACKET_BYTES:  # with our extensions it would not fit a row
+            counters.drop("oversize")
+            return
         try:
             packet = RtpPacket(data)
         except ValueError:
@@ -267,8 +270,9 @@ class RtpSession:
         return mid, rid, repaired
 
     def _only_track_with(self, payload_type: int) -> Track | None:
+        """Return the one track that waits for its first packet and may send this, if it is one."""
         found = [track for track in self.tracks.values() if payload_type in track.codecs]
-        return found[0] if len(found) == 1 else None
+        return found[0] if len(found) == 1 and not found[0].layers else None
 
     def _bind(self, track: Track, rid: str, ssrc: int, now: float) -> tuple[Layer, bool]:
         codec = track.primary_codec()

@@ -114,8 +114,8 @@ def parse(text: str) -> Description:
         if len(line) < 2 or line[1] != "=" or not line[0].isalpha():
             raise ValueError(f"line {number} is not type=value")
         kind, value = line[0], line[2:]
-        if number == 1 and (kind, value) != ("v", "0"):
-            raise ValueError("line 1 is not v=0")
+        if not description.session.lines and (kind, value) != ("v", "0"):
+            raise ValueError(f"line {number} is not v=0")
         if kind == "m":
             if len(description.media) == MAX_MEDIA_SECTIONS:
                 raise ValueError(f"more than {MAX_MEDIA_SECTIONS} m-lines")

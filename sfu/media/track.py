@@ -88,6 +88,13 @@ class Track:
         # Tells the publisher's peer of a wish; True when the request is to go out now.
         self._request_keyframe = request_keyframe
 
+    def agree(self, codecs: dict[int, Codec], extensions: dict[int, str], now: float) -> None:
+        """Take over what was agreed with the publisher; the legs map it anew."""
+        if (codecs, extensions) != (self.codecs, self.extensions):
+            self.codecs, self.extensions = codecs, extensions
+            for leg in self.fan_out.legs:
+                leg.format_changed(now)
+
     def primary_codec(self) -> Codec | None:
         """Return the codec that the publisher prefers."""
         return next(iter(self.codecs.values()), None)

@@ -24,13 +24,15 @@ _REFERENCE_S = 0.064  # of the reference time
 class ArrivalRecorder:
     """Running numbers and arrival times in, feedback bodies out."""
 
-    __slots__ = ("_arrivals", "_feedback_count", "_next", "_send_at")
+    __slots__ = ("_arrivals", "_feedback_count", "_last_at", "_next", "_send_at")
 
     def __init__(self) -> None:
         self._arrivals: dict[int, float] = {}
         # First number that the next feedback speaks of.
         self._next: int | None = None
         self._feedback_count = 0
+        # The last time that was told, for a body in which nothing arrived.
+        self._last_at = 0.0
         self._send_at: float | None = None
 
     def receive(self, number: int, now: float) -> None:
@@ -66,7 +68,7 @@ class ArrivalRecorder:
 
     def _body(self, start: int, count: int) -> bytes:
         arrivals = [self._arrivals.pop((start + step) & 0xFFFF, None) for step in range(count)]
-        first = next((at for at in arrivals if at is not None), 0.0)
+        first = self._last_at = next((at for at in arrivals if at is not None), self._last_at)
         reference = int(first / _REFERENCE_S)
         ticks = round(reference * _REFERENCE_S / _TICK_S)
         symbols, deltas = [], []

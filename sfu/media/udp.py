@@ -190,7 +190,8 @@ class UdpPort:
             self._counters.datagrams_received += 1
             if len(data) > STRIDE:
                 self._counters.drop("oversize")
-            elif self._receiver is not None:
+            else:
+                assert self._receiver is not None  # start came first
                 self.incoming.put(0, data)
                 self._receiver.receive_datagram(0, len(data), self._sockaddr(address), self._clock())
         return BATCH

@@ -1,0 +1,68 @@
+"""The memory of one encoding: what is kept, and for how long."""
+
+from sfu.media.history import MAX_AGE_S, MAX_BYTES, MAX_PACKETS, History
+from sfu.media.packet import RtpPacket, build
+
+
+def packet(sequence: int, size: int = 10) -> RtpPacket:
+    return RtpPacket(build(96, sequence & 0xFFFF, 0, 1, bytes(size)))
+
+
+def test_what_was_added_is_found_by_its_number():
+    """And nothing else is."""
+    history, one = History(), packet(7)
+    assert history.add(one, 0.0)
+    assert history.get(7, 1.0) is one
+    assert history.get(8, 1.0) is None
+    assert len(history) == 1
+
+
+def test_an_equal_number_replaces_nothing():
+    """A duplicate is told, the first one stays."""
+    history, first = History(), packet(7)
+    history.add(first, 0.0)
+    assert not history.add(packet(7), 0.1)
+    assert history.get(7, 0.1) is first
+
+
+def test_packets_grow_old():
+    """What is older than three seconds is not given out, and gone with the next packet."""
+    history = History()
+    history.add(packet(1), 0.0)
+    history.add(packet(2), 1.0)
+    assert history.get(1, MAX_AGE_S) is not None
+    assert history.get(1, MAX_AGE_S + 0.1) is None
+    history.add(packet(3), MAX_AGE_S + 0.1)
+    assert len(history) == 2
+    assert history.get(2, MAX_AGE_S + 0.1) is not None
+
+
+def test_no_more_packets_than_the_bound():
+    """The oldest give way, also over the wrap of the numbers."""
+    history = History()
+    first = 0x10000 - 10
+    for step in range(MAX_PACKETS + 5):
+        history.add(packet(first + step), 0.0)
+    assert len(history) == MAX_PACKETS
+    assert history.get((first + 4) & 0xFFFF, 0.0) is None
+    assert history.get((first + 5) & 0xFFFF, 0.0) is not None
+
+
+def test_no_more_bytes_than_the_bound():
+    """Large packets are remembered for a shorter time, and room comes back as they go."""
+    history, size = History(), 1900
+    for sequence in range(1000):
+        history.add(packet(sequence, size - 12), 0.0)
+    assert len(history) == MAX_BYTES // size
+    for sequence in range(1000, 3000):
+        history.add(packet(sequence, 0), 0.0)
+    assert len(history) == MAX_PACKETS
+
+
+def test_a_number_may_come_again_after_it_is_gone():
+    """Numbers wrap: the same one is somebody else's a minute later."""
+    history, second = History(), packet(7)
+    history.add(packet(7), 0.0)
+    history.add(packet(8), 60.0)
+    assert history.add(second, 60.0)
+    assert history.get(7, 60.0) is second

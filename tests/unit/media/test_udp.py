@@ -1,0 +1,310 @@
+"""The UDP socket: rows out, rows in, batched or one at a time."""
+
+import asyncio
+import ctypes
+import errno
+import socket
+import struct
+from dataclasses import dataclass, field
+
+import pytest
+
+from sfu.media.srtp import Rows
+from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, STRIDE, UdpPort
+from sfu.metrics import MediaCounters
+
+
+def ipv6_works() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not ipv6_works(), reason="this machine has no IPv6")
+HOSTS = ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)]
+TIMEOUT_S = 5
+
+
+@dataclass
+class Receiver:
+    """Who takes what a port brings, and waits for so much of it."""
+
+    rows: Rows
+    got: list[bytes] = field(default_factory=list)
+    senders: list[bytes] = field(default_factory=list)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
+        at = index * self.rows.stride
+        self.got.append(bytes(self.rows.buffer[at : at + length]))
+        self.senders.append(sockaddr)
+        assert now == 42.0
+        self.arrived.set()
+
+    async def wait_for(self, count: int) -> None:
+        async with asyncio.timeout(TIMEOUT_S):
+            while len(self.got) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+
+
+class Port:
+    """A port with its counters and its receiver."""
+
+    def __init__(self, host: str, batched: bool) -> None:
+        self.counters = MediaCounters()
+        self.udp = UdpPort(host, 0, self.counters, lambda: 42.0, batched=batched)
+        self.host = host
+        self.receiver = Receiver(self.udp.incoming)
+        self.udp.start(self.receiver)
+
+    @property
+    def sockaddr(self) -> bytes:
+        """Where others reach it, as the kernel writes it."""
+        return sockaddr(self.host, self.udp.port)
+
+    def send(self, data: bytes, to: bytes) -> None:
+        self.udp.outgoing.put(self.udp.reserve(), data)
+        self.udp.commit(to)
+
+
+def sockaddr(host: str, port: int) -> bytes:
+    if ":" in host:
+        packed = socket.inet_pton(socket.AF_INET6, host)
+        return struct.pack("=H", socket.AF_INET6) + struct.pack("!HI16sI", port, 0, packed, 0)
+    return struct.pack("=H", socket.AF_INET) + struct.pack("!H4s8x", port, socket.inet_aton(host))
+
+
+@pytest.fixture
+async def ports():
+    """Make ports that are closed at the end."""
+    made: list[Port] = []
+
+    def make(host: str = "127.0.0.1", batched: bool = True) -> Port:
+        made.append(Port(host, batched))
+        return made[-1]
+
+    yield make
+    for port in made:
+        port.udp.close()
+
+
+both_ways = pytest.mark.parametrize("batched", [True, False])
+
+
+@both_ways
+@pytest.mark.parametrize("host", HOSTS)
+async def test_rows_arrive_as_they_were_sent(ports, host, batched):
+    """All of a batch, whole, with the sender's address and the time."""
+    a, b = ports(host, batched), ports(host, batched)
+    sent = [bytes((n,)) * (n + 1) for n in range(100)]
+    for data in sent:
+        a.send(data, b.sockaddr)
+    assert b.receiver.got == []
+    a.udp.flush()
+    await b.receiver.wait_for(100)
+    assert b.receiver.got == sent
+    assert b.udp.address(b.receiver.senders[0]) == (host, a.udp.port)
+    assert set(b.receiver.senders) == {a.sockaddr}
+    assert (a.counters.datagrams_sent, b.counters.datagrams_received) == (100, 100)
+    a.udp.flush()
+    assert a.counters.datagrams_sent == 100
+
+
+@both_ways
+async def test_an_answer_goes_to_where_the_question_came_from(ports, batched):
+    """The address of a received row is one to send to."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    a.udp.send_now(b"question", b.sockaddr)
+    await b.receiver.wait_for(1)
+    b.send(b"answer", b.receiver.senders[0])
+    b.udp.flush()
+    await a.receiver.wait_for(1)
+    assert a.receiver.got == [b"answer"]
+
+
+@needs_ipv6
+@both_ways
+async def test_ipv4_reaches_a_port_of_both_families(ports, batched):
+    """Its address is written without the prefix, and answered all the same."""
+    both, four = ports("::", batched), ports("127.0.0.1", batched)
+    four.udp.send_now(b"question", sockaddr("127.0.0.1", both.udp.port))
+    await both.receiver.wait_for(1)
+    came_from = both.receiver.senders[0]
+    assert both.udp.address(came_from) == ("127.0.0.1", four.udp.port)
+    both.udp.send_now(b"first", came_from)
+    both.send(b"second", came_from)
+    both.udp.flush()
+    await four.receiver.wait_for(2)
+    assert four.receiver.got == [b"first", b"second"]
+
+
+@both_ways
+async def test_an_oversize_datagram_is_dropped_and_counted(ports, batched):
+    """The one behind it arrives; the largest that fits does too."""
+    port = ports(batched=batched)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        stranger.connect(("127.0.0.1", port.udp.port))
+        for data in (bytes(65507), bytes(STRIDE + 1), bytes(STRIDE), b"", b"x"):
+            stranger.send(data)
+    await port.receiver.wait_for(3)
+    assert port.receiver.got == [bytes(STRIDE), b"", b"x"]
+    assert port.counters.dropped == {"oversize": 2}
+    assert port.counters.datagrams_received == 5
+
+
+@both_ways
+async def test_a_closed_target_does_not_hurt(ports, batched):
+    """Nobody listens there; what goes elsewhere arrives."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gone:
+        gone.bind(("127.0.0.1", 0))
+        nowhere = sockaddr("127.0.0.1", gone.getsockname()[1])
+    for n in range(10):
+        a.send(b"to nobody", nowhere)
+        a.send(bytes((n,)), b.sockaddr)
+        a.udp.flush()
+    await b.receiver.wait_for(10)
+    assert b.receiver.got == [bytes((n,)) for n in range(10)]
+
+
+@both_ways
+async def test_a_forbidden_target_is_counted_and_the_rest_goes_out(ports, batched):
+    """Broadcast and port 0 are refused by the kernel, one datagram at a time."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    a.send(b"before", b.sockaddr)
+    a.send(b"refused", sockaddr("255.255.255.255", 9))
+    a.send(b"refused", sockaddr("127.0.0.1", 0))
+    a.send(b"after", b.sockaddr)
+    a.udp.flush()
+    await b.receiver.wait_for(2)
+    assert b.receiver.got == [b"before", b"after"]
+    assert a.counters.dropped == {"unreachable": 2}
+    assert a.counters.datagrams_sent == 2
+
+
+@both_ways
+async def test_a_full_batch_flushes_itself(ports, batched):
+    """Reserving one row more than there are sends what waits."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    for n in range(OUTGOING_ROWS + 1):
+        a.send(n.to_bytes(2, "big"), b.sockaddr)
+    assert a.counters.datagrams_sent == OUTGOING_ROWS
+    a.udp.flush()
+    await b.receiver.wait_for(OUTGOING_ROWS + 1)
+    assert b.receiver.got == [n.to_bytes(2, "big") for n in range(OUTGOING_ROWS + 1)]
+
+
+@both_ways
+async def test_one_turn_of_the_loop_takes_a_bounded_number(ports, batched):
+    """What is beyond it waits for the next turn, so that others get theirs."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    total = BATCH * MAX_BATCHES + 20
+    for n in range(total):
+        a.send(n.to_bytes(2, "big"), b.sockaddr)
+    a.udp.flush()
+    b.udp._readable()
+    assert len(b.receiver.got) == BATCH * MAX_BATCHES
+    await b.receiver.wait_for(total)
+    assert b.receiver.got == [n.to_bytes(2, "big") for n in range(total)]
+
+
+@both_ways
+async def test_a_wake_up_without_a_datagram_is_nothing(ports, batched):
+    """The kernel may wake a reader for a datagram that it then throws away."""
+    port = ports(batched=batched)
+    port.udp._readable()
+    assert (port.receiver.got, port.counters.datagrams_received) == ([], 0)
+
+
+@both_ways
+async def test_a_row_that_was_not_committed_is_not_sent(ports, batched):
+    """Reserving it again gives the same."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    first = a.udp.reserve()
+    a.udp.outgoing.put(first, b"given up")
+    assert a.udp.reserve() == first
+    a.udp.flush()
+    a.send(b"sent", b.sockaddr)
+    a.udp.flush()
+    await b.receiver.wait_for(1)
+    assert b.receiver.got == [b"sent"]
+
+
+class FullSocket:
+    """A socket whose kernel takes nothing more."""
+
+    def __init__(self, real: socket.socket) -> None:
+        self.real = real
+
+    def sendto(self, data, address):
+        raise BlockingIOError
+
+    def __getattr__(self, name):
+        return getattr(self.real, name)
+
+
+@both_ways
+async def test_what_a_full_socket_does_not_take_is_dropped(ports, batched):
+    """And counted; nothing waits for it."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    a.udp._socket = FullSocket(a.udp._socket)
+    if batched:
+
+        def full(*_):
+            ctypes.set_errno(errno.EAGAIN)
+            return -1
+
+        a.udp._sendmmsg = full
+    for _ in range(3):
+        a.send(b"x", b.sockaddr)
+    a.udp.flush()
+    a.udp.send_now(b"x", b.sockaddr)
+    assert a.counters.dropped == {"socket_full": 4}
+    assert a.counters.datagrams_sent == 0
+
+
+async def test_an_interrupted_call_is_made_again(ports):
+    """A signal in between loses nothing."""
+    a, b = ports(), ports()
+    real, calls = a.udp._sendmmsg, []
+
+    def interrupted_once(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            ctypes.set_errno(errno.EINTR)
+            return -1
+        return real(*arguments)
+
+    a.udp._sendmmsg = interrupted_once
+    a.send(b"x", b.sockaddr)
+    a.udp.flush()
+    await b.receiver.wait_for(1)
+    assert a.counters.dropped == {}
+
+
+async def test_a_port_that_is_taken_is_refused(ports):
+    """The error is the kernel's, and no socket is left open."""
+    taken = ports()
+    with pytest.raises(OSError, match="in use"):
+        UdpPort("127.0.0.1", taken.udp.port, MediaCounters(), lambda: 0.0)
+
+
+async def test_nothing_is_read_after_closing(ports):
+    """The reader is gone from the loop, the port is free, and closing twice is nothing."""
+    port = ports()
+    number = port.udp.port
+    descriptor = port.udp._socket.fileno()
+    port.udp.close()
+    assert not asyncio.get_running_loop().remove_reader(descriptor)
+    port.udp.close()
+    again = UdpPort("127.0.0.1", number, MediaCounters(), lambda: 0.0)
+    again.close()
+
+
+def test_a_port_that_was_never_started_can_be_closed():
+    """Without a loop."""
+    UdpPort("127.0.0.1", 0, MediaCounters(), lambda: 0.0).close()
