@@ -3,7 +3,7 @@
 No clock, no store, no socket. The tables of `sfu/calls/table.py` decide what may happen.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,8 @@ class Participant:
     state: State = State.INVITED
     # Sessions in which it rings; after the answer the one that took it.
     devices: tuple[str, ...] = ()
+    # When he was last asked to come: his ring timeout runs from here.
+    invited_at: datetime | None = None
     joined_at: datetime | None = None
     left_at: datetime | None = None
 
@@ -168,9 +170,9 @@ def cancel(call: Call, user_id: str, at: datetime) -> Change:
     return _ended(call, CallAct.CANCEL, "cancelled", at, [Event("call.cancelled", tuple(call.user_ids))])
 
 
-def expire(call: Call, at: datetime) -> Change:
-    """The ring timeout is over for everybody who has not answered."""
-    pending = call.users_in(PENDING)
+def expire(call: Call, at: datetime, user_ids: Collection[str] | None = None) -> Change:
+    """The ring timeout is over for these, or for everybody, as far as they have not answered."""
+    pending = [u for u in call.users_in(PENDING) if user_ids is None or u in user_ids]
     if not pending or call.status is Status.ENDED:
         return Change(call)
     for user_id in pending:
@@ -331,6 +333,7 @@ def to_document(call: Call) -> dict[str, Any]:
                 "name": p.name,
                 "state": str(p.state),
                 "devices": list(p.devices),
+                "invited_at": _text(p.invited_at),
                 "joined_at": _text(p.joined_at),
                 "left_at": _text(p.left_at),
             }
@@ -366,6 +369,7 @@ def from_document(document: Mapping[str, Any]) -> Call:
                     name=p["name"],
                     state=State(p["state"]),
                     devices=tuple(p["devices"]),
+                    invited_at=_moment(p["invited_at"]),
                     joined_at=_moment(p["joined_at"]),
                     left_at=_moment(p["left_at"]),
                 )

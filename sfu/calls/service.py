@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -128,14 +128,15 @@ class CallService:
             raise BadRequest("A call needs somebody else to be called.", code="no_callees")
         if len(callees) + 1 > self._settings.max_participants:
             raise TooLarge(f"A call has at most {self._settings.max_participants} participants.")
-        people = [Participant(user_id, name), *(Participant(u, self._name_of(u)) for u in callees)]
+        at = clock.wallclock()
+        people = [Participant(user_id, name), *(self._invited(u, at) for u in callees)]
         call = Call(
             id=ids.call_id(),
             call_type=call_type,
             status=Status.RINGING,
             initiator=user_id,
             participants=tuple(people),
-            created_at=clock.wallclock(),
+            created_at=at,
             conversation_id=conversation_id,
             ring_timeout_s=ring_timeout_s or self._settings.ring_timeout_s,
             metadata=metadata or {},
@@ -144,8 +145,15 @@ class CallService:
             self._idempotency[key] = call.id
             while len(self._idempotency) > MAX_IDEMPOTENCY_KEYS:
                 del self._idempotency[next(iter(self._idempotency))]
-        change = acts.initiate(call, await self._busy(callees))
-        return await self._keep(change)
+        try:
+            return await self._keep(acts.initiate(call, await self._busy(callees)))
+        except BaseException:
+            if key is not None:
+                self._idempotency.pop(key, None)
+            raise
+
+    def _invited(self, user_id: str, at: datetime) -> Participant:
+        return Participant(user_id, self._name_of(user_id), invited_at=at)
 
     async def ring(self, call_id: str, user_id: str, device: str) -> Call:
         return await self._change(call_id, lambda call: acts.ring(call, user_id, device))
@@ -175,7 +183,8 @@ class CallService:
         return await self._change(call_id, lambda call: acts.join(call, user_id, clock.wallclock()))
 
     async def invite(self, call_id: str, user_id: str, user_ids: list[str]) -> Call:
-        invited = [Participant(u, self._name_of(u)) for u in dict.fromkeys(user_ids)]
+        at = clock.wallclock()
+        invited = [self._invited(u, at) for u in dict.fromkeys(user_ids)]
         busy = await self._busy([p.user_id for p in invited], but=call_id)
 
         def act(call: Call) -> Change:
@@ -206,7 +215,7 @@ class CallService:
         for _ in range(MAX_ATTEMPTS):
             before = await self.get(call_id)
             change = act(before)
-            if change.call == before:
+            if change.call == before and not change.events:
                 return before
             with contextlib.suppress(Conflict):
                 return await self._keep(change)
@@ -229,17 +238,15 @@ class CallService:
     # Ring timeout
 
     def _arm(self, call: Call, at: datetime) -> None:
-        """Keep the one timer of a call in step with whether anybody still rings."""
-        if call.status is Status.ENDED or not call.users_in(PENDING):
-            timer = self._timers.pop(call.id, None)
-            if timer is not None:
-                timer.cancel()
-        elif call.id not in self._timers:
-            delay = timedelta(seconds=call.ring_timeout_s)
-            if call.status is Status.RINGING:
-                delay -= at.astimezone(UTC) - call.created_at
+        """Set the one timer of a call to when the first of those who ring has rung out."""
+        timer = self._timers.pop(call.id, None)
+        if timer is not None:
+            timer.cancel()
+        deadlines = _deadlines(call)
+        if deadlines and call.status is not Status.ENDED:
+            delay = (min(deadlines.values()) - at).total_seconds()
             loop = asyncio.get_running_loop()
-            self._timers[call.id] = loop.call_later(max(0.0, delay.total_seconds()), self._ring_out, call.id)
+            self._timers[call.id] = loop.call_later(max(0.0, delay), self._ring_out, call.id)
 
     def _ring_out(self, call_id: str) -> None:
         self._timers.pop(call_id, None)
@@ -248,10 +255,27 @@ class CallService:
         task.add_done_callback(self._tasks.discard)
 
     async def _expire(self, call_id: str) -> None:
+        def act(call: Call) -> Change:
+            # A timer may come a little before the wallclock.
+            at = clock.wallclock() + timedelta(milliseconds=50)
+            return acts.expire(call, at, [u for u, deadline in _deadlines(call).items() if deadline <= at])
+
         try:
-            await self._change(call_id, lambda call: acts.expire(call, clock.wallclock()))
+            call = await self._change(call_id, act)
+            if call.id not in self._timers:
+                self._arm(call, clock.wallclock())
         except Exception:
             log.exception("ring_timeout_failed", call_id=call_id)
+
+
+def _deadlines(call: Call) -> dict[str, datetime]:
+    """Return when each of those who ring has rung out."""
+    timeout = timedelta(seconds=call.ring_timeout_s)
+    return {
+        p.user_id: (p.invited_at or call.created_at) + timeout
+        for p in call.participants
+        if p.state in PENDING
+    }
 
 
 def _per_user(change: Change, document: Document) -> list[NewEvent]:

@@ -119,6 +119,8 @@ class Hub:
         self.spawn(self._expire(session))
 
     async def _expire(self, session: Session) -> None:
+        if session.socket is not None:  # it came back in the same moment
+            return
         sessions = self._by_user.get(session.user_id, {})
         sessions.pop(session.id, None)
         if not sessions:
@@ -129,16 +131,14 @@ class Hub:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside, owned by the hub; a failure is logged."""
-
-        async def run() -> None:
-            try:
-                await work
-            except Exception:
-                log.exception("background_work_failed")
-
-        task = asyncio.create_task(run())
+        task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._work_done)
+
+    def _work_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background_work_failed", exc_info=error)
 
     async def close(self) -> None:
         """Forget everybody; the sockets have been closed before."""

@@ -5,6 +5,7 @@ client can talk to an older server.
 """
 
 import json
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -14,6 +15,9 @@ from sfu.errors import BadRequest
 # Any frame; an offer may be larger, for it carries a description (PROTOCOL, "WebSocket").
 MAX_FRAME_BYTES = 64 * 1024
 MAX_OFFER_BYTES = 256 * 1024
+
+# Nesting of a frame; nobody needs ten, and every reader behind us must bear it.
+MAX_DEPTH = 32
 
 PROTOCOL_VERSION = 1
 
@@ -192,13 +196,42 @@ def parse_frame(text: str) -> Frame:
 
     """
     try:
-        return Frame.model_validate(json.loads(text))
+        value = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        if _is_deeper(value, MAX_DEPTH):
+            raise BadRequest("The frame is nested too deep.", code="bad_frame")
+        return Frame.model_validate(value)
     except RecursionError as error:
         raise BadRequest("The frame is nested too deep.", code="bad_frame") from error
     except ValidationError as error:
         raise BadRequest(f"The frame is not an envelope: {_where(error)}.", code="bad_frame") from error
     except ValueError as error:
         raise BadRequest("The frame is not JSON.", code="bad_frame") from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number too large for anybody to read again")
+    return number
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Tell whether lists and objects are nested deeper than so."""
+    level = [value]
+    while level and depth >= 0:
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        depth -= 1
+    return bool(level)
 
 
 def parse_data(frame: Frame) -> BaseModel:
