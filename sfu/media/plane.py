@@ -87,6 +87,8 @@ class MediaPlane:
         # Peer id → its room and its membership.
         self._peers: dict[str, tuple[Room, Member]] = {}
         self._ticker: asyncio.Task[None] | None = None
+        # Set while there is a peer: an idle server sleeps.
+        self._busy = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -164,6 +166,7 @@ class MediaPlane:
             room = self.rooms[name] = Room(name, self._emit)
         room.add(member)
         self._peers[member.peer_id] = (room, member)
+        self._busy.set()
         return room
 
     def _name_tracks(self, connection: PeerConnection, request: OfferRequest) -> None:
@@ -254,6 +257,8 @@ class MediaPlane:
         if known is None or (only is not None and known[1] is not only):
             return
         del self._peers[peer_id]
+        if not self._peers:
+            self._busy.clear()
         room, member = known
         room.remove(member)
         if not room.members:
@@ -299,6 +304,7 @@ class MediaPlane:
     async def _tick(self) -> None:
         look_at = 0.0
         while True:
+            await self._busy.wait()
             await asyncio.sleep(TICK_S)
             now = clock.now()
             for _, member in list(self._peers.values()):
