@@ -39,6 +39,7 @@ export class RoomState {
   mute(trackId, muted) {
     const track = this.#owner(trackId)?.tracks.get(trackId);
     if (track) track.muted = muted;
+    for (const slot of this.slots.values()) if (slot.track_id === trackId) slot.muted = muted;
   }
 
   /** The server's list is always whole: slots that it does not name, or names without a track, are free. */

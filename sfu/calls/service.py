@@ -33,6 +33,9 @@ MAX_REASON_CHARACTERS = 200
 # Idempotency keys remembered; a client repeats within seconds.
 MAX_IDEMPOTENCY_KEYS = 10_000
 
+# A timer of the loop may come a little before the wallclock.
+_TIMER_SLACK = timedelta(milliseconds=50)
+
 Act = Callable[[Call], Change]
 Changed = Callable[[Call], Awaitable[None]]
 
@@ -256,16 +259,22 @@ class CallService:
 
     async def _expire(self, call_id: str) -> None:
         def act(call: Call) -> Change:
-            # A timer may come a little before the wallclock.
-            at = clock.wallclock() + timedelta(milliseconds=50)
-            return acts.expire(call, at, [u for u, deadline in _deadlines(call).items() if deadline <= at])
+            at = clock.wallclock()
+            over = [
+                user_id for user_id, deadline in _deadlines(call).items() if deadline <= at + _TIMER_SLACK
+            ]
+            return acts.expire(call, at, over)
 
         try:
             call = await self._change(call_id, act)
-            if call.id not in self._timers:
-                self._arm(call, clock.wallclock())
+        except Conflict:
+            log.warning("ring_timeout_delayed", call_id=call_id)
+            self._timers[call_id] = asyncio.get_running_loop().call_later(1, self._ring_out, call_id)
         except Exception:
             log.exception("ring_timeout_failed", call_id=call_id)
+        else:
+            if call.id not in self._timers:
+                self._arm(call, clock.wallclock())
 
 
 def _deadlines(call: Call) -> dict[str, datetime]:

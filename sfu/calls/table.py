@@ -95,7 +95,6 @@ CALL: dict[tuple[Status, CallAct], Status] = {
     (Status.RINGING, CallAct.ANSWER): Status.ACTIVE,
     (Status.RINGING, CallAct.REFUSE): Status.ENDED,
     (Status.RINGING, CallAct.CANCEL): Status.ENDED,
-    (Status.RINGING, CallAct.END): Status.ENDED,
     (Status.ACTIVE, CallAct.ANSWER): Status.ACTIVE,
     (Status.ACTIVE, CallAct.END): Status.ENDED,
     (Status.ACTIVE, CallAct.EMPTY): Status.ENDED,

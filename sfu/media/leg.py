@@ -11,13 +11,14 @@ from sfu.media import rtcp
 from sfu.media.codecs import RTX, same_format, starts_keyframe
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
+    DEPENDENCY_DESCRIPTOR_URI,
     FORWARDED_EXTENSIONS,
     TRANSPORT_CC_URI,
     Section,
     Sending,
 )
 from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
-from sfu.media.picture_ids import Descriptor, PictureIds, describe
+from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
 from sfu.media.rewriter import Rewriter
 from sfu.media.track import Layer, Track
 from sfu.metrics import MediaCounters
@@ -35,6 +36,7 @@ MIN_REPEAT_INTERVAL_S = 0.02
 
 _NUMBERS = struct.Struct("!BHII")  # marker and payload type, sequence, timestamp, SSRC
 _U16 = struct.Struct("!H")
+_ONE_BYTE = ONE_BYTE_PROFILE.to_bytes(2, "big")
 
 # Sender reports kept to find the round trip of the blocks that answer them.
 _REPORTS_KEPT = 8
@@ -65,6 +67,8 @@ class Body(NamedTuple):
     payload_at: int
     transport_cc_at: int
     abs_send_time_at: int
+    # Where the frame number of the dependency descriptor stands.
+    frame_number_at: int
 
 
 class Profile:
@@ -84,6 +88,8 @@ class Profile:
         self.names = {number: codec.name for number, codec in track.codecs.items()}
         # Payload types of the publisher whose picture ids are rewritten.
         self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
+        # Id of the dependency descriptor at the publisher; it goes first of what travels on.
+        self.descriptor = next((n for n, u in track.extensions.items() if u == DEPENDENCY_DESCRIPTOR_URI), 0)
         self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
         self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
 
@@ -99,24 +105,50 @@ class Profile:
 
     def body(self, packet: RtpPacket) -> Body:
         """Return the packet in this profile's form."""
-        elements: list[tuple[int, bytes]] = []
+        own = []
         if self.transport_cc:
-            elements.append((self.transport_cc, b"\0\0"))
+            own.append((self.transport_cc, b"\0\0"))
         if self.abs_send_time:
-            elements.append((self.abs_send_time, b"\0\0\0"))
-        if packet.extension and self.extensions:
-            mapped = self.extensions
-            elements += [(mapped[number], value) for number, value in packet.extensions() if number in mapped]
-        block = extension_block(elements)
-        head = 12 + len(block)
-        element_header = 1 if block[:2] == ONE_BYTE_PROFILE.to_bytes(2, "big") else 2
-        transport_cc_at = 16 + element_header if self.transport_cc else 0
-        abs_at = (
-            (transport_cc_at + 2 if transport_cc_at else 16) + element_header if self.abs_send_time else 0
+            own.append((self.abs_send_time, b"\0\0\0"))
+        theirs, numbered = self._travelling(packet)
+        block = extension_block(own + theirs)
+        element_header = 1 if block[:2] == _ONE_BYTE else 2
+        at, places = 16, []
+        for _, value in (own + theirs)[:3]:
+            places.append(at + element_header)
+            at += element_header + len(value)
+        data = (
+            bytes((0x90 if block else 0x80,)) + bytes(11) + block + packet.data[packet.payload : packet.end]
         )
-        first = 0x90 if block else 0x80
-        data = bytes((first,)) + bytes(11) + block + packet.data[packet.payload : packet.end]
-        return Body(data, head, transport_cc_at, abs_at)
+        return Body(
+            data,
+            payload_at=12 + len(block),
+            transport_cc_at=places[0] if self.transport_cc else 0,
+            abs_send_time_at=places[len(own) - 1] if self.abs_send_time else 0,
+            # Behind the first byte, which has flags and the template.
+            frame_number_at=places[len(own)] + 1 if numbered else 0,
+        )
+
+    def _travelling(self, packet: RtpPacket) -> tuple[list[tuple[int, bytes]], bool]:
+        """Return what goes on of a packet's extensions, and whether a dependency descriptor leads it."""
+        if not packet.extension or not self.extensions:
+            return [], False
+        found: list[tuple[int, bytes]] = []
+        mapped, numbered = self.extensions, False
+        for number, value in packet.extensions():
+            if number not in mapped:
+                continue
+            if number == self.descriptor and len(value) >= 3:
+                found.insert(0, (mapped[number], value))
+                numbered = True
+            else:
+                found.append((mapped[number], value))
+        return found, numbered
+
+    def frame_number(self, packet: RtpPacket) -> int | None:
+        """Return the frame number in a packet's dependency descriptor, if it has one."""
+        values = (v for n, v in packet.extensions() if n == self.descriptor and len(v) >= 3)
+        return next((v[1] << 8 | v[2] for v in values), None) if self.descriptor in self.extensions else None
 
 
 def _payload_types(track: Track, section: Section) -> dict[int, int]:
@@ -144,6 +176,7 @@ class Leg:
         self._clock_rate = clock_rate
         self._rewriter = Rewriter(first_sequence, 0, clock_rate)
         self._pictures = PictureIds()
+        self._frames = FrameNumbers()
         self._rtx_sequence = first_sequence
         self._plain: dict[int, bytes] = {}
         self._repeated: dict[int, float] = {}
@@ -236,6 +269,9 @@ class Leg:
             when = int(now * 262_144) & 0xFFFFFF  # 6.18 fixed point seconds
             where = at + body.abs_send_time_at
             buffer[where : where + 3] = when.to_bytes(3, "big")
+        if body.frame_number_at:
+            where = at + body.frame_number_at
+            _U16.pack_into(buffer, where, self._frames.map(_U16.unpack_from(buffer, where)[0]))
         if self._profile is not None and packet.payload_type in self._profile.vp8:
             self._pictures.patch(buffer, at + body.payload_at, self._descriptor(packet))
 
@@ -257,6 +293,9 @@ class Leg:
         self._repeated.clear()
         if name == "vp8":
             self._pictures.switch(self._descriptor(packet))
+        number = profile.frame_number(packet)
+        if number is not None:
+            self._frames.switch(number)
         return True
 
     # Repairs
@@ -310,7 +349,7 @@ class Leg:
         self._rtx_sequence = (self._rtx_sequence + 1) & 0xFFFF
         marked = packet.marker << 7 | rtx
         _NUMBERS.pack_into(buffer, at + 1, marked, self._rtx_sequence, timestamp, self.sending.rtx_ssrc)
-        moved = Body(body.data, head + 2, body.transport_cc_at, body.abs_send_time_at)
+        moved = body._replace(payload_at=head + 2)
         self._finish(buffer, at, moved, packet, now)
         return self._outlet.send_rtp(length + 2)
 

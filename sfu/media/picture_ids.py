@@ -1,10 +1,14 @@
-"""VP8 picture ids and TL0PICIDX, continuous for a receiver across sources (RFC 7741 section 4.2).
+"""Numbers of frames, continuous for a receiver across sources.
 
-A decoder orders frames by them, so a new source behind the same SSRC must go on where the
-old one stopped. Fields keep their width: the descriptor is patched, not rewritten.
+VP8 picture ids and TL0PICIDX (RFC 7741 section 4.2), and the frame number of the dependency
+descriptor (AV1 RTP specification, appendix A). A decoder orders frames by them, so a new source behind
+the same SSRC must go on where the old one stopped; one that goes back is taken for old and
+thrown away. Fields keep their width: they are patched, not rewritten.
 """
 
 from dataclasses import dataclass
+
+from sfu.media.packet import sequence_delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +86,25 @@ class PictureIds:
             buffer[at + descriptor.tl0_at] = tl0
             if self._last_tl0 is None or 0 < ((tl0 - self._last_tl0) & 0xFF) <= 0x7F:
                 self._last_tl0 = tl0
+
+
+class FrameNumbers:
+    """The 16-bit frame numbers of the dependency descriptor, for one receiver."""
+
+    __slots__ = ("_last", "_offset")
+
+    def __init__(self) -> None:
+        self._offset = 0
+        self._last: int | None = None
+
+    def switch(self, first: int) -> None:
+        """Continue with a source whose first frame has this number."""
+        if self._last is not None:
+            self._offset = (self._last + 1 - first) & 0xFFFF
+
+    def map(self, number: int) -> int:
+        """Return the receiver's number of a frame of the source."""
+        mapped = (number + self._offset) & 0xFFFF
+        if self._last is None or sequence_delta(mapped, self._last) > 0:
+            self._last = mapped
+        return mapped

@@ -67,7 +67,6 @@ class Gateway:
             max_msg_size=_READ_LIMIT_BYTES,
             compress=False,
             timeout=2.0,
-            heartbeat=PING_INTERVAL_S,
         )
         if not ws.can_prepare(request):
             raise web.HTTPUpgradeRequired(
@@ -97,12 +96,15 @@ class Gateway:
         own = [request.host]
         if self._settings.public_url:
             own.append(urlsplit(self._settings.public_url).netloc)
-        return urlsplit(origin).netloc in own
+        try:
+            return urlsplit(origin).netloc in own
+        except ValueError:
+            return False
 
     async def _serve(self, request: web.Request, ws: web.WebSocketResponse, identity: Identity) -> None:
         transport = request.transport
         abort = transport.abort if transport is not None else (lambda: None)
-        socket = Socket(ws, abort, clock.now())
+        socket = Socket(ws, abort, clock.now(), PING_INTERVAL_S)
         writer = asyncio.create_task(socket.write())
         session = None
         self._open += 1
@@ -194,24 +196,22 @@ class Gateway:
                 return
 
     async def _frame(self, text: str, session: Session, socket: Socket) -> None:
-        now = clock.now()
-        if not socket.patience.may_speak(now):
+        size = len(text.encode(errors="surrogatepass"))
+        try:
+            frame = messages.parse_frame(text) if size <= messages.MAX_OFFER_BYTES else None
+        except SfuError as error:
+            if size <= messages.MAX_FRAME_BYTES:
+                self._refuse(socket, None, error)
+                return
+            frame = None
+        if frame is None or (size > messages.MAX_FRAME_BYTES and frame.type != "media.offer"):
+            socket.close(CloseCode.TOO_LARGE, "frame too large")
+            return
+        if not socket.patience.may_speak(clock.now()):
             if socket.patience.too_fast:
                 socket.close(CloseCode.TOO_FAST, "too many messages")
             else:
-                socket.send(messages.error(None, RateLimited("Too many messages; slow down.").as_data()))
-            return
-        size = len(text.encode())
-        if size > messages.MAX_OFFER_BYTES:
-            socket.close(CloseCode.TOO_LARGE, "frame too large")
-            return
-        try:
-            frame = messages.parse_frame(text)
-        except SfuError as error:
-            self._refuse(socket, None, error)
-            return
-        if size > messages.MAX_FRAME_BYTES and frame.type != "media.offer":
-            socket.close(CloseCode.TOO_LARGE, "frame too large")
+                socket.send(messages.error(frame.id, RateLimited("Too many messages; slow down.").as_data()))
             return
         try:
             request = messages.parse_data(frame)

@@ -4,7 +4,7 @@
 MESSAGES_PER_S = 50.0
 BURST = 200.0
 
-# Refused for speed so often in a row: it does not listen, and is closed (4429).
+# Refused for speed so often more than heard: it does not listen, and is closed (4429).
 MAX_REFUSALS = 200
 
 # Frames that could not be understood within a minute before the socket is closed (4400).
@@ -43,7 +43,7 @@ class Patience:
     def may_speak(self, now: float) -> bool:
         """Tell whether a message may be handled now."""
         if self._bucket.take(now):
-            self._refused = 0
+            self._refused = max(0, self._refused - 1)
             return True
         self._refused += 1
         return False

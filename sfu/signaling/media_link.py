@@ -225,12 +225,15 @@ class MediaLink:
     # Events of sessions
 
     async def session_expired(self, session: Session) -> None:
-        """A device is gone for good: so is its media, and its user if it was the last."""
+        """A device is gone for good: so is its user from the calls that he had on no other."""
+        its_call = session.call_id
         self._leave(session, "left")
-        if self._hub.sessions(session.user_id):
-            return
+        others = self._hub.sessions(session.user_id)
         for call in await self._calls.open_calls(session.user_id):
             participant = call.participant(session.user_id)
-            if participant is not None and participant.state in IN:
+            if participant is None or participant.state not in IN:
+                continue
+            was_here = call.id == its_call or session.id in participant.devices
+            if not others or (was_here and not any(other.call_id == call.id for other in others)):
                 log.info("participant_gone", call_id=call.id, user_id=session.user_id)
                 await self._calls.leave(call.id, session.user_id)

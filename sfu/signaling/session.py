@@ -23,6 +23,10 @@ MAX_WAITING_BYTES = 4 << 20
 CLOSE_TIMEOUT_S = 2.0
 
 
+# Stands in the queue of a socket where a ping is to go out.
+_PING = "ping"
+
+
 class CloseCode:
     """Close codes of the protocol."""
 
@@ -40,7 +44,9 @@ class CloseCode:
 class Socket:
     """A WebSocket with a bounded queue before it: whoever sends never waits."""
 
-    def __init__(self, ws: web.WebSocketResponse, abort: Callable[[], None], now: float) -> None:
+    def __init__(
+        self, ws: web.WebSocketResponse, abort: Callable[[], None], now: float, ping_interval_s: float
+    ) -> None:
         self._ws = ws
         # Cuts the connection, for a peer that does not even read our goodbye.
         self._abort = abort
@@ -48,6 +54,8 @@ class Socket:
         self._waiting_bytes = 0
         self._closing: tuple[int, str] | None = None
         self._cut: asyncio.TimerHandle | None = None
+        self._ping_interval_s = ping_interval_s
+        self._pinger: asyncio.TimerHandle | None = None
         self.heard_at = now
         self.patience = Patience(now)
 
@@ -75,8 +83,12 @@ class Socket:
 
     async def write(self) -> None:
         """Send what is queued until the socket is closed: the task of one socket."""
+        self._ask()
         try:
             while (text := await self._waiting.get()) is not None:
+                if text is _PING:
+                    await self._ws.ping()
+                    continue
                 self._waiting_bytes -= len(text)
                 await self._ws.send_str(text)
             code, reason = self._closing or (WSCloseCode.OK, "")
@@ -84,11 +96,18 @@ class Socket:
         except (ConnectionError, RuntimeError):
             pass  # the peer went first
 
+    def _ask(self) -> None:
+        """Ask for a sign of life now and then (RFC 6455 section 5.5.2): browsers answer by themselves."""
+        if self._pinger is not None:
+            self._waiting.put_nowait(_PING)
+        self._pinger = asyncio.get_running_loop().call_later(self._ping_interval_s, self._ask)
+
     def closed(self) -> None:
         """The connection is gone: nothing is left to be cut."""
         self._closing = self._closing or (WSCloseCode.OK, "")
-        if self._cut is not None:
-            self._cut.cancel()
+        for timer in (self._cut, self._pinger):
+            if timer is not None:
+                timer.cancel()
 
 
 @dataclass(eq=False, slots=True)

@@ -29,7 +29,10 @@ class ServerProcess:
 
     async def token(self, name: str) -> str:
         """A dev token for a name; the user id is the name in lower case."""
-        async with aiohttp.ClientSession() as http, http.post(self.url + "/dev/token", json={"name": name}) as r:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(self.url + "/dev/token", json={"name": name}) as r,
+        ):
             return (await r.json())["token"]
 
     async def metrics(self) -> dict[str, float]:

@@ -48,7 +48,7 @@ def test_a_wrong_setting_is_named(tmp_path, text, told):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(SettingsError, match="missing.toml"):
+    with pytest.raises(SettingsError, match=r"missing\.toml"):
         load(tmp_path / "missing.toml")
 
 

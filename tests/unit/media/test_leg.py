@@ -4,7 +4,7 @@ import pytest
 
 from sfu.media import rtcp
 from sfu.media.leg import MAX_PLAIN_HISTORY, MAX_REPEATS_PER_S, Leg
-from sfu.media.negotiation import AUDIO_LEVEL_URI
+from sfu.media.negotiation import AUDIO_LEVEL_URI, DEPENDENCY_DESCRIPTOR_URI, TRANSPORT_CC_URI
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.track import SenderClock
 from tests.unit.media.scene import (
@@ -474,3 +474,51 @@ def test_only_the_last_reports_are_remembered():
     assert scene.leg.round_trip_s is None
     scene.leg.receive_report(rtcp.Report(5000, 0, 0, 0, 0, 2 << 16, 0), 9.0)
     assert scene.leg.round_trip_s == pytest.approx(8)
+
+
+# A dependency descriptor: flags and template, the frame number, and (in a keyframe) its structure.
+def descriptor(number: int, structure: bytes = b"") -> bytes:
+    return b"\xc0" + number.to_bytes(2, "big") + structure
+
+
+class Numbered(Scene):
+    """A publisher that numbers its frames in the dependency descriptor, under id 12; ours has id 8."""
+
+    def __init__(self, extensions: dict[int, str] | None = None) -> None:
+        super().__init__(extensions=extensions or {8: DEPENDENCY_DESCRIPTOR_URI, 5: TRANSPORT_CC_URI})
+        self.track.agree(self.track.codecs, {12: DEPENDENCY_DESCRIPTOR_URI, 1: AUDIO_LEVEL_URI}, 0.0)
+
+    def number(self, sequence: int, payload: bytes, value: bytes):
+        """The descriptor that leaves with a packet."""
+        (sent,) = self.send(sequence, payload, elements=[(1, b"\x80"), (12, value)])
+        return dict(sent.extensions())[8]
+
+
+def test_frame_numbers_are_continuous_over_a_change_of_the_layer():
+    """A keyframe whose number went back would be thrown away as old."""
+    scene = Numbered()
+    assert scene.number(1, VP8_KEY, descriptor(180, b"structure")) == descriptor(180, b"structure")
+    assert scene.number(2, VP8_DELTA, descriptor(181)) == descriptor(181)
+    scene.layer = layer(scene.track, ssrc=2)
+    assert scene.number(9, VP8_KEY, descriptor(1, b"structure")) == descriptor(182, b"structure")
+    assert scene.number(10, VP8_DELTA, descriptor(2)) == descriptor(183)
+    repeated = scene.repeat(102)[0]
+    assert dict(repeated.extensions())[8] == descriptor(182, b"structure")
+
+
+def test_a_long_descriptor_goes_as_a_two_byte_element():
+    """The structure in a keyframe is often longer than a one-byte element may be."""
+    scene = Numbered()
+    scene.number(1, VP8_KEY, descriptor(7))
+    scene.layer = layer(scene.track, ssrc=2)
+    assert scene.number(9, VP8_KEY, descriptor(1, b"s" * 30)) == descriptor(8, b"s" * 30)
+
+
+def test_a_descriptor_too_short_to_have_a_number_goes_as_it_is():
+    assert Numbered().number(1, VP8_KEY, b"\xc0") == b"\xc0"
+
+
+def test_a_descriptor_that_the_receiver_did_not_agree_to_stays_behind():
+    scene = Numbered({5: TRANSPORT_CC_URI})
+    (sent,) = scene.send(1, VP8_KEY, elements=[(12, descriptor(1))])
+    assert [number for number, _ in sent.extensions()] == [5]

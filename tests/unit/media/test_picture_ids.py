@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from sfu.media.picture_ids import Descriptor, PictureIds, describe
+from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
 
 
 def payload(picture: int | None = None, bits: int = 15, tl0: int | None = None) -> bytes:
@@ -127,3 +127,19 @@ def test_a_short_id_goes_on_from_a_long_one():
     sent(ids, payload(0x1234), first=True)
     assert sent(ids, payload(5, 7), first=True)[0] == 0x1235 & 0x7F
     assert sent(ids, payload(6, 7))[0] == 0x1236 & 0x7F
+
+
+def test_frame_numbers_go_on_over_a_change_of_the_source():
+    """A decoder throws away what seems older than what it has."""
+    frames = FrameNumbers()
+    frames.switch(180)
+    assert [frames.map(n) for n in (180, 181, 182)] == [180, 181, 182]
+    frames.switch(1)
+    assert [frames.map(n) for n in (1, 1, 2, 4)] == [183, 183, 184, 186]
+
+
+def test_frame_numbers_wrap_and_a_late_frame_does_not_turn_them_back():
+    frames = FrameNumbers()
+    assert [frames.map(n) for n in (0xFFFE, 0, 0xFFFF)] == [0xFFFE, 0, 0xFFFF]
+    frames.switch(7)
+    assert frames.map(7) == 1
