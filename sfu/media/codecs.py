@@ -72,6 +72,11 @@ def _h264(codec: Codec) -> tuple[str, str]:
     return profile, codec.parameters.get("packetization-mode", "0")
 
 
+# As much of a payload as tells whether a keyframe begins: parameter sets and an IDR slice may stand
+# behind others in one H264 aggregation.
+KEYFRAME_PEEK_BYTES = 256
+
+
 def starts_keyframe(name: str, payload: bytes | memoryview) -> bool:
     """Tell whether a packet begins a frame that needs no other; False for what is unknown."""
     try:

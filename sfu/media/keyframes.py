@@ -28,6 +28,11 @@ class KeyframeRequests:
         self._repeats = 0
         return self._ask(now)
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a keyframe."""
+        return self._wanted
+
     def arrived(self) -> None:
         """Take note of a keyframe: every wish is met."""
         self._wanted = False

@@ -5,20 +5,15 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 """
 
 import struct
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from sfu.media import rtcp
-from sfu.media.codecs import RTX, same_format, starts_keyframe
-from sfu.media.negotiation import (
-    ABS_SEND_TIME_URI,
-    DEPENDENCY_DESCRIPTOR_URI,
-    FORWARDED_EXTENSIONS,
-    TRANSPORT_CC_URI,
-    Section,
-    Sending,
-)
-from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
+from sfu.media.batch import Batch, Lane, Offsets
+from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
+from sfu.media.negotiation import Section, Sending
+from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
+from sfu.media.profile import Body, Profile
 from sfu.media.rewriter import Rewriter
 from sfu.media.track import Layer, Track
 from sfu.metrics import MediaCounters
@@ -36,7 +31,6 @@ MIN_REPEAT_INTERVAL_S = 0.02
 
 _NUMBERS = struct.Struct("!BHII")  # marker and payload type, sequence, timestamp, SSRC
 _U16 = struct.Struct("!H")
-_ONE_BYTE = ONE_BYTE_PROFILE.to_bytes(2, "big")
 
 # Sender reports kept to find the round trip of the blocks that answer them.
 _REPORTS_KEPT = 8
@@ -59,105 +53,8 @@ class Outlet(Protocol):
     def next_transport_number(self) -> int:
         """Return the next transport-wide sequence number."""
 
-
-class Body(NamedTuple):
-    """An outgoing packet but for the leg's numbers, and where those go (0: nowhere)."""
-
-    data: bytes
-    payload_at: int
-    transport_cc_at: int
-    abs_send_time_at: int
-    # Where the frame number of the dependency descriptor stands.
-    frame_number_at: int
-
-
-class Profile:
-    """What legs must share to share the bodies of packets: payload types and extensions."""
-
-    def __init__(self, track: Track, section: Section) -> None:
-        self.payload_types = _payload_types(track, section)
-        theirs = {uri: number for number, uri in section.extensions.items()}
-        self.extensions = {
-            number: theirs[uri]
-            for number, uri in track.extensions.items()
-            if uri in FORWARDED_EXTENSIONS and uri in theirs
-        }
-        # Our payload type → the one of its rtx format; none where rtx was not agreed.
-        self.rtx = {c.repairs: c.payload_type for c in section.codecs if c.repairs is not None}
-        # Payload type of the publisher → name of its codec.
-        self.names = {number: codec.name for number, codec in track.codecs.items()}
-        # Payload types of the publisher whose picture ids are rewritten.
-        self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
-        # Id of the dependency descriptor at the publisher; it goes first of what travels on.
-        self.descriptor = next((n for n, u in track.extensions.items() if u == DEPENDENCY_DESCRIPTOR_URI), 0)
-        self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
-        self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
-
-    def key(self) -> int:
-        """Return a number that equal profiles share, for the cache of bodies in a packet."""
-        value = (
-            tuple(self.payload_types.items()),
-            tuple(self.extensions.items()),
-            self.transport_cc,
-            self.abs_send_time,
-        )
-        return hash(value)
-
-    def body(self, packet: RtpPacket) -> Body:
-        """Return the packet in this profile's form."""
-        own = []
-        if self.transport_cc:
-            own.append((self.transport_cc, b"\0\0"))
-        if self.abs_send_time:
-            own.append((self.abs_send_time, b"\0\0\0"))
-        theirs, numbered = self._travelling(packet)
-        block = extension_block(own + theirs)
-        element_header = 1 if block[:2] == _ONE_BYTE else 2
-        at, places = 16, []
-        for _, value in (own + theirs)[:3]:
-            places.append(at + element_header)
-            at += element_header + len(value)
-        data = (
-            bytes((0x90 if block else 0x80,)) + bytes(11) + block + packet.data[packet.payload : packet.end]
-        )
-        return Body(
-            data,
-            payload_at=12 + len(block),
-            transport_cc_at=places[0] if self.transport_cc else 0,
-            abs_send_time_at=places[len(own) - 1] if self.abs_send_time else 0,
-            # Behind the first byte, which has flags and the template.
-            frame_number_at=places[len(own)] + 1 if numbered else 0,
-        )
-
-    def _travelling(self, packet: RtpPacket) -> tuple[list[tuple[int, bytes]], bool]:
-        """Return what goes on of a packet's extensions, and whether a dependency descriptor leads it."""
-        if not packet.extension or not self.extensions:
-            return [], False
-        found: list[tuple[int, bytes]] = []
-        mapped, numbered = self.extensions, False
-        for number, value in packet.extensions():
-            if number not in mapped:
-                continue
-            if number == self.descriptor and len(value) >= 3:
-                found.insert(0, (mapped[number], value))
-                numbered = True
-            else:
-                found.append((mapped[number], value))
-        return found, numbered
-
-    def frame_number(self, packet: RtpPacket) -> int | None:
-        """Return the frame number in a packet's dependency descriptor, if it has one."""
-        values = (v for n, v in packet.extensions() if n == self.descriptor and len(v) >= 3)
-        return next((v[1] << 8 | v[2] for v in values), None) if self.descriptor in self.extensions else None
-
-
-def _payload_types(track: Track, section: Section) -> dict[int, int]:
-    mapping: dict[int, int] = {}
-    for number, codec in track.codecs.items():
-        match = next((c for c in section.codecs if c.name != RTX and same_format(c, codec)), None)
-        if match is not None:
-            mapping[number] = match.payload_type
-    return mapping
+    def lane(self) -> Lane | None:
+        """Return the way of this peer's packets in a batch; None where it has none (TCP)."""
 
 
 class Leg:
@@ -181,7 +78,10 @@ class Leg:
         self._plain: dict[int, bytes] = {}
         self._repeated: dict[int, float] = {}
         self._repeat_budget, self._budget_at = float(MAX_REPEATS_PER_S), 0.0
-        self.packets = self.octets = 0
+        # What it sent by itself; the rest was sent by the batch it is in, if it is in one.
+        self._packets = self._octets = 0
+        self._batch: Batch | None = None
+        self._counted = (0, 0)
         # What the receiver last told of this stream; loss 0-1, jitter in media time.
         self.loss = self.jitter = 0.0
         self.round_trip_s: float | None = None
@@ -193,7 +93,7 @@ class Leg:
         """Take a track into the slot."""
         self.detach()
         self.track = track
-        self._profile = Profile(track, self.section)
+        self._profile = Profile(track.codecs, track.extensions, self.section)
         self._profile_key = self._profile.key()
         track.fan_out.add(self)
         self.aim(track.best_layer(now), now)
@@ -210,11 +110,14 @@ class Leg:
         """Take over what was agreed again for this m-line."""
         self.section = section
         if self.track is not None:
-            self._profile = Profile(self.track, section)
+            self._profile = Profile(self.track.codecs, self.track.extensions, section)
             self._profile_key = self._profile.key()
+            self.track.fan_out.changed()
 
     def aim(self, layer: Layer | None, now: float) -> None:
         """Set the layer to be sent; it is taken up with its next keyframe."""
+        if layer is not self.target and self.track is not None:
+            self.track.fan_out.changed()
         self.target = layer
         if layer is not None and layer is not self.layer and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
@@ -229,6 +132,63 @@ class Leg:
         self.negotiate(self.section)
         self.layers_changed(now)
 
+    # In a batch
+
+    def lane(self) -> tuple[Lane, Profile, int] | None:
+        """Return the way into a batch; None where each packet must be kept or goes over TCP."""
+        profile = self._profile
+        if profile is None or not self._outlet.ready():
+            return None
+        if self.kind == "video" and not profile.is_repairable:
+            return None
+        lane = self._outlet.lane()
+        return (lane, profile, self._profile_key) if lane is not None else None
+
+    def offsets(self) -> Offsets:
+        """Return what this leg adds to the numbers of its source."""
+        return Offsets(
+            ssrc=self.sending.ssrc,
+            sequence=self._rewriter.sequence_offset,
+            timestamp=self._rewriter.timestamp_offset,
+            picture=self._pictures.picture_offset,
+            tl0=self._pictures.tl0_offset,
+            frame=self._frames.offset,
+        )
+
+    def newest(self) -> int:
+        """Return the source's number of the last packet in order that went to this leg."""
+        return self._rewriter.newest_source_sequence()
+
+    def enter(self, batch: Batch | None) -> None:
+        """Let a batch send for this leg, or send by itself again."""
+        self._catch_up()
+        self._batch, self._counted = batch, (0, 0)
+
+    def _catch_up(self) -> None:
+        """Take over from the batch how far this leg's numbers have come."""
+        batch = self._batch
+        progress = batch.progress() if batch is not None else None
+        if batch is None or progress is None:
+            return
+        self._packets += batch.packets - self._counted[0]
+        self._octets += batch.octets - self._counted[1]
+        self._counted = (batch.packets, batch.octets)
+        self._rewriter.map(progress.sequence, progress.timestamp, progress.at)
+        if progress.descriptor is not None:
+            self._pictures.catch_up(progress.descriptor)
+        if progress.frame is not None:
+            self._frames.map(progress.frame)
+
+    @property
+    def packets(self) -> int:
+        """Packets sent so far."""
+        return self._packets + (self._batch.packets - self._counted[0] if self._batch is not None else 0)
+
+    @property
+    def octets(self) -> int:
+        """Bytes of payload sent so far."""
+        return self._octets + (self._batch.octets - self._counted[1] if self._batch is not None else 0)
+
     # Forwarding
 
     def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
@@ -236,6 +196,7 @@ class Leg:
         profile = self._profile
         if profile is None or not self._outlet.ready():
             return
+        self._catch_up()
         payload_type = profile.payload_types.get(packet.payload_type)
         if payload_type is None:
             self._outlet.counters.drop("codec_not_agreed")
@@ -257,8 +218,8 @@ class Leg:
         if self.kind == "video" and payload_type not in profile.rtx:
             self._remember(numbers[0], bytes(buffer[at : at + length]))
         if self._outlet.send_rtp(length):
-            self.packets += 1
-            self.octets += length - body.payload_at
+            self._packets += 1
+            self._octets += length - body.payload_at
             self._outlet.counters.packets_forwarded += 1
             self._outlet.counters.bytes_forwarded += length
 
@@ -284,10 +245,13 @@ class Leg:
         if layer is not self.target:
             return False
         name = profile.names[packet.payload_type]
-        if self.kind == "video" and not starts_keyframe(name, packet.data[packet.payload : packet.end]):
+        if self.kind == "video" and not starts_keyframe(name, packet.peek(KEYFRAME_PEEK_BYTES)):
             layer.track.want_keyframe(layer, now)
             return False
+        # What the batch of the layer before has sent is counted with the offsets of that layer.
+        self.enter(None)
         self.layer = layer
+        layer.track.fan_out.changed()
         self._rewriter.switch(packet.sequence, packet.timestamp, now)
         self._plain.clear()
         self._repeated.clear()
@@ -307,6 +271,7 @@ class Leg:
 
     def repeat(self, sequences: tuple[int, ...], now: float) -> None:
         """Send again what a receiver's NACK asks for, as far as its budget goes."""
+        self._catch_up()
         elapsed, self._budget_at = now - self._budget_at, now
         self._repeat_budget = min(MAX_REPEATS_PER_S, self._repeat_budget + elapsed * MAX_REPEATS_PER_S)
         least = max(MIN_REPEAT_INTERVAL_S, (self.round_trip_s or 0) * 0.8)
@@ -367,6 +332,7 @@ class Leg:
         The publisher's NTP time goes through, so that its audio and its video stay on one
         clock; media time is this leg's.
         """
+        self._catch_up()
         layer = self.layer
         if layer is None or layer.clock is None or not self.packets:
             return b""

@@ -69,6 +69,10 @@ class RtpPacket:
         # Outgoing forms already built of this packet, by leg profile (sfu/media/leg.py).
         self.bodies: dict[int, Any] = {}
 
+    def peek(self, size: int) -> bytes:
+        """Return at most so many bytes of the payload's beginning."""
+        return self.data[self.payload : min(self.end, self.payload + size)]
+
     def extensions(self) -> list[tuple[int, bytes]]:
         """Return the header extension elements as (id, value); a broken tail is left out."""
         if self._elements is None:

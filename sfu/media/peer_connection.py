@@ -25,11 +25,12 @@ from aiortc.stats import RTCStatsReport, RTCTransportStats
 
 from sfu import clock
 from sfu.media import negotiation, sdp
+from sfu.media.batch import Lane
 from sfu.media.dtls import Certificate, DtlsTransport, sctp_transport, start_sctp
 from sfu.media.ice import IceLite
 from sfu.media.negotiation import LocalTransport, Policy, RemoteTransport, Section, Sending
 from sfu.media.packet import MAX_PACKET_BYTES
-from sfu.media.ports import MediaPorts, Path
+from sfu.media.ports import MediaPorts, Path, UdpPath
 from sfu.media.rtp_session import Publication, RtpSession
 from sfu.media.srtp import Rows
 
@@ -92,7 +93,9 @@ class PeerConnection(RTCPeerConnection):
         self._validated = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._transport_number = 0
+        # Our counter of transport-wide sequence numbers, and the path that the fan-outs know.
+        self._number_place = settings.ports.bank.take()
+        self._lane_path: Path | None = None
         # What each published m-line is, by mid; set by the room before negotiate.
         self.publications: dict[str, Publication] = {}
         # Times of the join, monotonic seconds, for whoever measures.
@@ -239,6 +242,7 @@ class PeerConnection(RTCPeerConnection):
             self._fail()
             return
         self.connected_at = clock.now()
+        self.rtp.lanes_changed()
         self._dtls.on("statechange", self._dtls_changed)
         self._set("connection", "connected")
 
@@ -283,6 +287,7 @@ class PeerConnection(RTCPeerConnection):
         await self._dtls.close()
         self._settings.ports.flush()
         self._settings.ports.unregister(self)
+        self._settings.ports.bank.give_back(self._number_place)
         self.remove_all_listeners()
 
     def check_liveness(self, now: float) -> None:
@@ -301,6 +306,9 @@ class PeerConnection(RTCPeerConnection):
     def path_validated(self, now: float) -> None:
         """A check was authentic: there is a way to the client."""
         self._validated.set()
+        if self.ice.selected is not self._lane_path:
+            self._lane_path = self.ice.selected
+            self.rtp.lanes_changed()
         if self._states["ice"] in ("checking", "disconnected"):
             self._set("ice", "completed")
 
@@ -358,8 +366,14 @@ class PeerConnection(RTCPeerConnection):
             self._settings.ports.send_row(path)
 
     def next_transport_number(self) -> int:
-        self._transport_number = (self._transport_number + 1) & 0xFFFF
-        return self._transport_number
+        return self._settings.ports.bank.next(self._number_place)
+
+    def lane(self) -> Lane | None:
+        outgoing, path, ports = self._dtls.outgoing, self.ice.selected, self._settings.ports
+        if outgoing is None or not isinstance(path, UdpPath):
+            return None
+        self._lane_path = path
+        return Lane(ports.udp, outgoing, path.sockaddr, ports.bank, self._number_place, self.counters)
 
     def _send_dtls(self, data: bytes) -> None:
         if self.ice.selected is not None:

@@ -70,41 +70,47 @@ class PictureIds:
 
     def patch(self, buffer: bytearray, at: int, descriptor: Descriptor) -> None:
         """Write the receiver's ids over those of a payload that begins at `at`."""
+        picture, tl0 = self.catch_up(descriptor)
         if descriptor.picture_at:
-            picture = (descriptor.picture_id + self.picture_offset) & 0x7FFF
             where = at + descriptor.picture_at
             if descriptor.picture_bits == 15:
                 buffer[where] = 0x80 | picture >> 8
                 buffer[where + 1] = picture & 0xFF
             else:
                 buffer[where] = picture & 0x7F
+        if descriptor.tl0_at:
+            buffer[at + descriptor.tl0_at] = tl0
+
+    def catch_up(self, descriptor: Descriptor) -> tuple[int, int]:
+        """Take note of the ids of a packet that goes to the receiver; return the receiver's."""
+        picture = (descriptor.picture_id + self.picture_offset) & 0x7FFF
+        tl0 = (descriptor.tl0_index + self.tl0_offset) & 0xFF
+        if descriptor.picture_at:
             mask = 0x7FFF if descriptor.picture_bits == 15 else 0x7F
             if self._last_picture is None or 0 < ((picture - self._last_picture) & mask) <= mask >> 1:
                 self._last_picture = picture & mask
-        if descriptor.tl0_at:
-            tl0 = (descriptor.tl0_index + self.tl0_offset) & 0xFF
-            buffer[at + descriptor.tl0_at] = tl0
-            if self._last_tl0 is None or 0 < ((tl0 - self._last_tl0) & 0xFF) <= 0x7F:
-                self._last_tl0 = tl0
+        if descriptor.tl0_at and (self._last_tl0 is None or 0 < ((tl0 - self._last_tl0) & 0xFF) <= 0x7F):
+            self._last_tl0 = tl0
+        return picture, tl0
 
 
 class FrameNumbers:
     """The 16-bit frame numbers of the dependency descriptor, for one receiver."""
 
-    __slots__ = ("_last", "_offset")
+    __slots__ = ("_last", "offset")
 
     def __init__(self) -> None:
-        self._offset = 0
+        self.offset = 0
         self._last: int | None = None
 
     def switch(self, first: int) -> None:
         """Continue with a source whose first frame has this number."""
         if self._last is not None:
-            self._offset = (self._last + 1 - first) & 0xFFFF
+            self.offset = (self._last + 1 - first) & 0xFFFF
 
     def map(self, number: int) -> int:
         """Return the receiver's number of a frame of the source."""
-        mapped = (number + self._offset) & 0xFFFF
+        mapped = (number + self.offset) & 0xFFFF
         if self._last is None or sequence_delta(mapped, self._last) > 0:
             self._last = mapped
         return mapped

@@ -11,6 +11,7 @@ from typing import Protocol
 import structlog
 
 from sfu.media.ice import Check, IceLite, parse_check
+from sfu.media.number_bank import NumberBank
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import Rows
 from sfu.media.tcp import TcpPath, TcpPort
@@ -71,6 +72,8 @@ class MediaPorts:
         self._tcp_row = Rows(1, STRIDE)
         # Addresses told to clients: (ip, port, "udp" | "tcp").
         self.advertised: list[tuple[str, int, str]] = []
+        # Transport-wide sequence numbers of all peers.
+        self.bank = NumberBank()
 
     async def start(self, host: str, tcp_port: int, advertised_ips: list[str]) -> None:
         """Open for packets; `advertised_ips` are what the candidates say."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sfu.media import rtcp
-from sfu.media.codecs import RTX, starts_keyframe
+from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
 from sfu.media.leg import Leg, Outlet
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import (
@@ -145,6 +145,12 @@ class RtpSession:
         for ssrc in [ssrc for ssrc, other in self._outgoing.items() if other is leg]:
             del self._outgoing[ssrc]
 
+    def lanes_changed(self) -> None:
+        """Let the fan-outs know that packets to this peer go another way now."""
+        for leg in self.legs.values():
+            if leg.track is not None:
+                leg.track.fan_out.changed()
+
     def close(self) -> None:
         """Detach every leg, so that no fan-out knows this peer any more."""
         for leg in self.legs.values():
@@ -208,9 +214,10 @@ class RtpSession:
         track = layer.track
         if track.kind != "video":
             return
-        codec = track.codecs.get(packet.payload_type)
-        if codec is not None and starts_keyframe(codec.name, packet.data[packet.payload : packet.end]):
-            layer.keyframes.arrived()
+        if layer.keyframes.is_wanted:
+            codec = track.codecs.get(packet.payload_type)
+            if codec is not None and starts_keyframe(codec.name, packet.peek(KEYFRAME_PEEK_BYTES)):
+                layer.keyframes.arrived()
         nack = layer.nack
         if nack is None:
             return

@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from pylibsrtp import Session
 from pylibsrtp._binding import ffi, lib
 
+# Looked up once: the binding resolves a name anew each time.
+_protect, _protect_rtcp = lib.srtp_protect, lib.srtp_protect_rtcp
+_unprotect, _unprotect_rtcp = lib.srtp_unprotect, lib.srtp_unprotect_rtcp
+
 # libsrtp may write this much behind a packet; a row keeps it free.
 SRTP_TRAILER_BYTES = 144
 
@@ -28,6 +32,8 @@ class Rows:
         self._length_pointers = [ffi.addressof(self._cells, index) for index in range(count)]
         # The same lengths as an array, so that a batch is read in one step.
         self.lengths: NDArray[np.int32] = np.frombuffer(ffi.buffer(self._cells), np.int32)
+        # And the rows themselves, (count, stride).
+        self.matrix: NDArray[np.uint8] = np.frombuffer(self.buffer, np.uint8).reshape(count, stride)
 
     def take(self, index: int) -> bytes:
         """Return a copy of what stands in a row."""
@@ -54,7 +60,7 @@ class SrtpContext:
         self._handle = session._srtp[0]
 
     def protect(self, rows: Rows, index: int) -> bool:
-        return bool(lib.srtp_protect(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0)
+        return bool(_protect(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0)
 
     def protect_rtcp(self, rows: Rows, index: int) -> bool:
         return bool(
@@ -70,3 +76,20 @@ class SrtpContext:
         return bool(
             lib.srtp_unprotect_rtcp(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0
         )
+
+
+def protect_block(contexts: list[SrtpContext], rows: Rows, first: int) -> int:
+    """Encrypt one row for each context, from `first` on; return how many libsrtp refused.
+
+    A row that was refused has no length afterwards.
+    """
+    protect, failed, index = _protect, 0, first
+    last = first + len(contexts)
+    for context, pointer, length in zip(
+        contexts, rows._pointers[first:last], rows._length_pointers[first:last], strict=True
+    ):
+        if protect(context._handle, pointer, length):
+            rows._cells[index] = 0
+            failed += 1
+        index += 1
+    return failed

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
@@ -66,6 +67,7 @@ class _Messages:
         count = rows.count
         self.name_bytes = name_bytes
         self.names = bytearray(count * name_bytes)
+        self.name_rows = np.frombuffer(self.names, np.uint8).reshape(count, name_bytes)
         self._names = (ctypes.c_char * len(self.names)).from_buffer(self.names)
         self._iovecs = (_IoVec * count)()
         self.headers = (_MMsgHdr * count)()
@@ -122,6 +124,8 @@ class UdpPort:
         self.incoming = Rows(BATCH, STRIDE)
         self.outgoing = Rows(OUTGOING_ROWS, STRIDE)
         self._filled = 0
+        # Queued rows that have no length: libsrtp refused them.
+        self._empty = 0
         self._receiver: DatagramReceiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in = _Messages(self.incoming, name_bytes)
@@ -217,6 +221,19 @@ class UdpPort:
         out.names[at : at + out.name_bytes] = sockaddr
         self._filled = index + 1
 
+    def reserve_block(self, count: int) -> int:
+        """Return the index of the first of `count` free rows; `commit_block` sends them."""
+        if self._filled + count > OUTGOING_ROWS:
+            self.flush()
+        return self._filled
+
+    def commit_block(self, count: int, sockaddrs: NDArray[np.uint8], empty: int = 0) -> None:
+        """Queue the rows that `reserve_block` gave, one to each address; `empty` have no length."""
+        first = self._filled
+        self._empty += empty
+        self._out.name_rows[first : first + count] = sockaddrs
+        self._filled = first + count
+
     def flush(self) -> None:
         """Send every queued row; what the kernel does not take is dropped and counted."""
         count, self._filled = self._filled, 0
@@ -227,6 +244,8 @@ class UdpPort:
             return
         out, sent_so_far = self._out, 0
         out.lengths_to_send[:count] = self.outgoing.lengths[:count]
+        if self._empty:
+            self._empty, count = 0, self._close_up(count)
         while sent_so_far < count:
             first = ctypes.byref(out.headers, sent_so_far * ctypes.sizeof(_MMsgHdr))
             sent = self._sendmmsg(self._socket.fileno(), first, count - sent_so_far, 0)
@@ -242,11 +261,26 @@ class UdpPort:
                 self._counters.drop("unreachable")
                 sent_so_far += 1
 
+    def _close_up(self, count: int) -> int:
+        """Move full rows over those without a length; return how many are left."""
+        out, kept = self._out, 0
+        for index in range(count):
+            length = int(self.outgoing.lengths[index])
+            if length:
+                if kept != index:
+                    self.outgoing.matrix[kept, :length] = self.outgoing.matrix[index, :length]
+                    out.name_rows[kept] = out.name_rows[index]
+                out.lengths_to_send[kept] = length
+                kept += 1
+        return kept
+
     def _flush_singly(self, count: int) -> None:
         out = self._out
         for index in range(count):
             at = index * out.name_bytes
-            self.send_now(self.outgoing.take(index), bytes(out.names[at : at + out.name_bytes]))
+            data = self.outgoing.take(index)
+            if data:
+                self.send_now(data, bytes(out.names[at : at + out.name_bytes]))
 
     def send_now(self, data: bytes, sockaddr: bytes) -> None:
         """Send one datagram: a STUN answer, a DTLS record."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from sfu.media import rtcp
+from sfu.media.batch import Lane
 from sfu.media.codecs import Codec, parameters
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
@@ -110,6 +111,9 @@ class Outlet:
     def next_transport_number(self) -> int:
         self.transport_number = (self.transport_number + 1) & 0xFFFF
         return self.transport_number
+
+    def lane(self) -> Lane | None:
+        return None
 
     def take_rtcp(self) -> list[rtcp.Rtcp]:
         """What was said in RTCP since this was last asked."""

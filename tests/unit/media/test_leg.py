@@ -429,7 +429,7 @@ def test_there_is_no_report_before_there_is_something_to_say():
     assert scene.leg.sender_report(0.0) == b""
     scene.send(1, VP8_KEY)
     assert scene.leg.sender_report(0.0) == b""
-    scene.leg.packets, scene.layer.clock = 0, SenderClock(1, 1, 0.0)
+    scene.leg._packets, scene.layer.clock = 0, SenderClock(1, 1, 0.0)
     assert scene.leg.sender_report(0.0) == b""
 
 
@@ -522,3 +522,16 @@ def test_a_descriptor_that_the_receiver_did_not_agree_to_stays_behind():
     scene = Numbered({5: TRANSPORT_CC_URI})
     (sent,) = scene.send(1, VP8_KEY, elements=[(12, descriptor(1))])
     assert [number for number, _ in sent.extensions()] == [5]
+
+
+# In a batch
+
+
+def test_there_is_no_way_into_a_batch_without_a_track_or_a_path():
+    """Nor where the peer has none of its own (TCP)."""
+    scene = Scene(attach=False)
+    assert scene.leg.lane() is None
+    scene.leg.attach(scene.track, 0.0)
+    assert scene.leg.lane() is None
+    scene.outlet.open = False
+    assert scene.leg.lane() is None

@@ -39,40 +39,54 @@ OUR_SSRC = 77
 
 
 class Leg:
-    """A receiver that keeps what it is offered."""
+    """A receiver that keeps what it is offered, of the first and the last layer of a track."""
 
-    def __init__(self) -> None:
-        self.got: list[tuple[str, int, bytes]] = []
+    def __init__(self, track, got: list[tuple[str, int, bytes]]) -> None:
+        self.track, self.got = track, got
+
+    @property
+    def layer(self):
+        return next(iter(self.track.layers.values()), None)
+
+    @property
+    def target(self):
+        return next(reversed(self.track.layers.values()), None)
+
+    def lane(self):
+        return None
+
+    def enter(self, batch):
+        assert batch is None
 
     def forward(self, layer, packet, now):
         self.got.append((layer.rid, packet.sequence, packet.data[packet.payload : packet.end]))
 
     def layers_changed(self, now):
-        pass
+        self.track.fan_out.changed()
 
     def format_changed(self, now):
         pass
 
-    @property
-    def sequences(self) -> list[int]:
-        return [sequence for _, sequence, _ in self.got]
-
 
 class Scene:
-    """A peer that publishes by the sections given, and a leg on its track of mid 0."""
+    """A peer that publishes by the sections given, and a leg on each of its tracks; they share one list."""
 
     def __init__(self, *sections, publications=CAMERA) -> None:
         self.outlet = Outlet()
         self.session = RtpSession(self.outlet, OUR_SSRC, lambda: 100)
         self.session.admitted = True
-        self.leg = Leg()
+        self.got: list[tuple[str, int, bytes]] = []
         self.negotiate(*(sections or (section(ssrcs=(1, 2), flows=((1, 2),)),)), publications=publications)
 
     def negotiate(self, *sections, publications=CAMERA, now: float = 0.0) -> None:
         self.session.negotiate(list(sections), publications, now)
         for track in self.session.tracks.values():
-            if self.leg not in track.fan_out.legs:
-                track.fan_out.add(self.leg)
+            if not track.fan_out.legs:
+                track.fan_out.add(Leg(track, self.got))
+
+    @property
+    def sequences(self) -> list[int]:
+        return [sequence for _, sequence, _ in self.got]
 
     @property
     def track(self):
@@ -138,7 +152,7 @@ def test_a_track_that_is_no_longer_there_ends():
     scene.rtp(1)
     scene.rtp(7, ssrc=8, payload_type=111)
     assert list(scene.session.tracks) == ["1"]
-    assert scene.leg.sequences == [7]
+    assert scene.sequences == [7]
     assert scene.dropped == {"unknown_ssrc": 1}
 
 
@@ -149,7 +163,7 @@ def test_a_late_packet_of_an_ended_track_is_not_another_tracks():
     scene = Scene(section(ssrcs=(1,)), screen, publications=both)
     scene.negotiate(section(receives=False), screen, publications=both)
     scene.rtp(1, payload=VP8_KEY)
-    assert scene.leg.got == []
+    assert scene.got == []
     assert scene.session.tracks["1"].layers[""].ssrc == 8
 
 
@@ -187,7 +201,7 @@ def test_closing_leaves_every_fan_out():
     assert receiver.session.due == float("inf")
     publisher.session.close()
     publisher.rtp(1, ssrc=1234, payload_type=50)
-    assert publisher.leg.got == []
+    assert publisher.got == []
 
 
 # RTP
@@ -197,7 +211,7 @@ def test_packets_of_a_named_ssrc_are_forwarded():
     """Counted, and remembered for repeats."""
     scene = Scene()
     scene.rtp(1, 2, 3, now=1.0)
-    assert scene.leg.got == [("", n, VP8_DELTA) for n in (1, 2, 3)]
+    assert scene.got == [("", n, VP8_DELTA) for n in (1, 2, 3)]
     (layer,) = scene.track.layers.values()
     assert (layer.ssrc, layer.rtx_ssrc, layer.last_packet_at) == (1, 2, 1.0)
     assert layer.history.get(2, 1.0) is not None
@@ -211,7 +225,7 @@ def test_nothing_is_forwarded_before_the_peer_is_admitted():
     scene = Scene()
     scene.session.admitted = False
     scene.rtp(1)
-    assert scene.leg.got == []
+    assert scene.got == []
     assert scene.dropped == {"not_admitted": 1}
 
 
@@ -220,7 +234,7 @@ def test_a_duplicate_is_not_forwarded():
     scene = Scene()
     scene.rtp(1, 1)
     scene.rtp(50, payload=b"\0\1" + VP8_DELTA, payload_type=97, ssrc=2)
-    assert scene.leg.sequences == [1]
+    assert scene.sequences == [1]
     assert scene.dropped == {"duplicate": 2}
 
 
@@ -235,7 +249,7 @@ def test_a_packet_too_large_for_a_row_is_not_forwarded():
     """With our extensions and the SRTP trailer it would be written beyond its row of the send buffer."""
     scene = Scene()
     scene.rtp(1, payload=VP8_KEY + bytes(MAX_PACKET_BYTES))
-    assert scene.leg.got == []
+    assert scene.got == []
     assert sum(scene.dropped.values()) == 1
 
 
@@ -268,7 +282,7 @@ def test_a_lost_packet_is_asked_for_and_recovered():
     assert scene.said() == [rtcp.Nack(OUR_SSRC, 1, (2,))]
     assert scene.outlet.counters.nacks_sent == 1
     scene.rtp(900, payload=b"\0\2" + VP8_DELTA, payload_type=97, ssrc=2, marker=1)
-    assert scene.leg.got[-1] == ("", 2, VP8_DELTA)
+    assert scene.got[-1] == ("", 2, VP8_DELTA)
     assert scene.outlet.counters.packets_recovered == 1
     (layer,) = scene.track.layers.values()
     recovered = layer.history.get(2, 0.0)
@@ -283,7 +297,7 @@ def test_a_padded_repeat_loses_its_padding():
     data = bytearray(rtp_bytes(900, b"\0\2" + VP8_DELTA + b"\0\0\x03", payload_type=97, ssrc=2))
     data[0] |= 0x20
     scene.session.receive_rtp(bytes(data), 0.0)
-    assert scene.leg.got == [("", 2, VP8_DELTA)]
+    assert scene.got == [("", 2, VP8_DELTA)]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +307,7 @@ def test_what_repeats_nothing_is_passed_over(payload, payload_type):
     """Probing padding, and formats that are no repair."""
     scene = Scene()
     scene.rtp(900, payload=payload, payload_type=payload_type, ssrc=2)
-    assert scene.leg.got == []
+    assert scene.got == []
     assert scene.track.layers[""].reception.received == 0
 
 
@@ -361,7 +375,7 @@ def test_audio_is_not_asked_for():
     scene = Scene(section(kind="audio", codecs=(OPUS,), ssrcs=(1,)))
     scene.rtp(1, 5, payload_type=111, payload=b"sound")
     assert scene.said() == []
-    assert scene.leg.sequences == [1, 5]
+    assert scene.sequences == [1, 5]
 
 
 def test_video_without_nack_is_not_asked_for():
@@ -381,7 +395,7 @@ def test_an_ssrc_is_known_by_its_mid():
     scene = Scene(section(extensions=NAMED), section(mid="1"), publications={**CAMERA, "1": CAMERA["0"]})
     scene.rtp(1, ssrc=50, elements=names("0"))
     scene.rtp(2, ssrc=50)
-    assert scene.leg.sequences == [1, 2]
+    assert scene.sequences == [1, 2]
     assert scene.track.layers[""].ssrc == 50
     assert scene.session.tracks["1"].layers == {}
 
@@ -425,7 +439,7 @@ def test_layers_are_known_by_their_rids():
         "q": (50, None),
         "h": (51, 60),
     }
-    assert scene.leg.got == [("q", 1, VP8_DELTA), ("h", 1, VP8_DELTA), ("h", 5, VP8_DELTA)]
+    assert scene.got == [("q", 1, VP8_DELTA), ("h", 1, VP8_DELTA), ("h", 5, VP8_DELTA)]
     assert scene.dropped == {"unknown_ssrc": 1}
 
 
@@ -435,7 +449,7 @@ def test_an_rtx_stream_without_rids_repairs_the_only_layer():
     scene.rtp(1, ssrc=50, elements=names("0"))
     scene.rtp(9, ssrc=60, payload_type=97, payload=b"\0\5" + VP8_DELTA, elements=names("0"))
     assert scene.track.layers[""].rtx_ssrc == 60
-    assert scene.leg.sequences == [1, 5]
+    assert scene.sequences == [1, 5]
 
 
 def test_a_client_that_begins_again_replaces_its_layer():

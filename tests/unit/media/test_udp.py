@@ -7,6 +7,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from sfu.media.srtp import Rows
@@ -232,6 +233,86 @@ async def test_a_row_that_was_not_committed_is_not_sent(ports, batched):
     a.udp.flush()
     await b.receiver.wait_for(1)
     assert b.receiver.got == [b"sent"]
+
+
+def queue_block(port: Port, rows: list[bytes], to: list[bytes]) -> None:
+    """Queue rows as a batch does: one to each address; libsrtp refused those that are empty."""
+    first = port.udp.reserve_block(len(rows))
+    for index, data in enumerate(rows, first):
+        port.udp.outgoing.put(index, data)
+    addresses = np.frombuffer(b"".join(to), np.uint8).reshape(len(to), -1)
+    port.udp.commit_block(len(rows), addresses, rows.count(b""))
+
+
+@both_ways
+@pytest.mark.parametrize("host", HOSTS)
+async def test_a_block_goes_to_several_addresses(ports, host, batched):
+    """Between rows that were queued one by one, all in their order."""
+    a, b, c = (ports(host, batched) for _ in range(3))
+    a.send(b"before", b.sockaddr)
+    queue_block(a, [b"1", b"22", b"333", b"4444"], [b.sockaddr, c.sockaddr] * 2)
+    queue_block(a, [b"5"], [c.sockaddr])
+    a.send(b"after", b.sockaddr)
+    assert a.counters.datagrams_sent == 0
+    a.udp.flush()
+    await b.receiver.wait_for(4)
+    await c.receiver.wait_for(3)
+    assert b.receiver.got == [b"before", b"1", b"333", b"after"]
+    assert c.receiver.got == [b"22", b"4444", b"5"]
+    assert a.counters.datagrams_sent == 7
+
+
+@both_ways
+async def test_rows_without_a_length_go_nowhere(ports, batched):
+    """The others arrive whole, at their own addresses, and the next flush is as ever."""
+    a, b, c = (ports(batched=batched) for _ in range(3))
+    a.send(b"before", c.sockaddr)
+    queue_block(
+        a, [b"", b"1" * 900, b"", b"", b"22"], [c.sockaddr, b.sockaddr, b.sockaddr, c.sockaddr, c.sockaddr]
+    )
+    queue_block(a, [b"333", b""], [b.sockaddr, b.sockaddr])
+    a.send(b"after", c.sockaddr)
+    a.udp.flush()
+    await b.receiver.wait_for(2)
+    await c.receiver.wait_for(3)
+    assert b.receiver.got == [b"1" * 900, b"333"]
+    assert c.receiver.got == [b"before", b"22", b"after"]
+    queue_block(a, [b"next", b"again"], [b.sockaddr, c.sockaddr])
+    a.udp.flush()
+    await b.receiver.wait_for(3)
+    await c.receiver.wait_for(4)
+    assert (b.receiver.got[2:], c.receiver.got[3:]) == ([b"next"], [b"again"])
+    assert a.counters.datagrams_sent == 7
+    assert a.counters.dropped == {}
+
+
+@both_ways
+async def test_a_block_of_nothing_but_empty_rows_sends_nothing(ports, batched):
+    """Not even an empty datagram."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    queue_block(a, [b"", b""], [b.sockaddr] * 2)
+    a.udp.flush()
+    a.send(b"x", b.sockaddr)
+    a.udp.flush()
+    await b.receiver.wait_for(1)
+    assert b.receiver.got == [b"x"]
+    assert a.counters.datagrams_sent == 1
+
+
+@both_ways
+async def test_a_block_larger_than_what_is_free_flushes_first(ports, batched):
+    """Its rows stand together; one that just fits does not flush."""
+    a, b = ports(batched=batched), ports(batched=batched)
+    for n in range(OUTGOING_ROWS - 2):
+        a.send(n.to_bytes(2, "big"), b.sockaddr)
+    assert a.udp.reserve_block(2) == OUTGOING_ROWS - 2
+    assert a.counters.datagrams_sent == 0
+    assert a.udp.reserve_block(3) == 0
+    assert a.counters.datagrams_sent == OUTGOING_ROWS - 2
+    queue_block(a, [b"x", b"y", b"z"], [b.sockaddr] * 3)
+    a.udp.flush()
+    await b.receiver.wait_for(OUTGOING_ROWS + 1)
+    assert b.receiver.got[-3:] == [b"x", b"y", b"z"]
 
 
 class FullSocket:

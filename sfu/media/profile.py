@@ -1,0 +1,126 @@
+"""What legs have in common: the form of a packet before a leg writes its own numbers into it.
+
+Receivers with equal payload types and extensions share the bodies of packets; only the
+numbers differ from one to the other.
+"""
+
+from typing import NamedTuple
+
+from sfu.media.codecs import RTX, Codec, same_format
+from sfu.media.negotiation import (
+    ABS_SEND_TIME_URI,
+    DEPENDENCY_DESCRIPTOR_URI,
+    FORWARDED_EXTENSIONS,
+    TRANSPORT_CC_URI,
+    Section,
+)
+from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
+
+_ONE_BYTE = ONE_BYTE_PROFILE.to_bytes(2, "big")
+
+
+class Body(NamedTuple):
+    """An outgoing packet but for the leg's numbers, and where those go (0: nowhere)."""
+
+    data: bytes
+    payload_at: int
+    transport_cc_at: int
+    abs_send_time_at: int
+    # Where the frame number of the dependency descriptor stands.
+    frame_number_at: int
+
+
+class Profile:
+    """What legs must share to share the bodies of packets: payload types and extensions."""
+
+    def __init__(self, codecs: dict[int, Codec], extensions: dict[int, str], section: Section) -> None:
+        self.payload_types = _payload_types(codecs, section)
+        theirs = {uri: number for number, uri in section.extensions.items()}
+        self.extensions = {
+            number: theirs[uri]
+            for number, uri in extensions.items()
+            if uri in FORWARDED_EXTENSIONS and uri in theirs
+        }
+        # Our payload type → the one of its rtx format; none where rtx was not agreed.
+        self.rtx = {c.repairs: c.payload_type for c in section.codecs if c.repairs is not None}
+        # Whether every packet can be repeated under a number of its own (RFC 4588).
+        self.is_repairable = all(number in self.rtx for number in self.payload_types.values())
+        # Payload type of the publisher → name of its codec.
+        self.names = {number: codec.name for number, codec in codecs.items()}
+        # Payload types of the publisher whose picture ids are rewritten.
+        self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
+        # Id of the dependency descriptor at the publisher; it goes first of what travels on.
+        self.descriptor = next((n for n, u in extensions.items() if u == DEPENDENCY_DESCRIPTOR_URI), 0)
+        self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
+        self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
+        # Most packets carry nothing that travels on: what stands before their payload is made once.
+        self._plain = self._frame([], numbered=False)
+
+    def key(self) -> int:
+        """Return a number that equal profiles share, for the cache of bodies in a packet."""
+        value = (
+            tuple(self.payload_types.items()),
+            tuple(self.extensions.items()),
+            self.transport_cc,
+            self.abs_send_time,
+        )
+        return hash(value)
+
+    def body(self, packet: RtpPacket) -> Body:
+        """Return the packet in this profile's form."""
+        theirs, numbered = self._travelling(packet)
+        frame = self._frame(theirs, numbered) if theirs else self._plain
+        payload = packet.data[packet.payload : packet.end]
+        return Body(frame.data + payload, *frame[1:])
+
+    def _frame(self, theirs: list[tuple[int, bytes]], numbered: bool) -> Body:
+        """Return what stands before the payload: our extensions, then those that travel on."""
+        own = []
+        if self.transport_cc:
+            own.append((self.transport_cc, b"\0\0"))
+        if self.abs_send_time:
+            own.append((self.abs_send_time, b"\0\0\0"))
+        block = extension_block(own + theirs)
+        element_header = 1 if block[:2] == _ONE_BYTE else 2
+        at, places = 16, []
+        for _, value in (own + theirs)[:3]:
+            places.append(at + element_header)
+            at += element_header + len(value)
+        return Body(
+            bytes((0x90 if block else 0x80,)) + bytes(11) + block,
+            payload_at=12 + len(block),
+            transport_cc_at=places[0] if self.transport_cc else 0,
+            abs_send_time_at=places[len(own) - 1] if self.abs_send_time else 0,
+            # Behind the first byte, which has flags and the template.
+            frame_number_at=places[len(own)] + 1 if numbered else 0,
+        )
+
+    def _travelling(self, packet: RtpPacket) -> tuple[list[tuple[int, bytes]], bool]:
+        """Return what goes on of a packet's extensions, and whether a dependency descriptor leads it."""
+        if not packet.extension or not self.extensions:
+            return [], False
+        found: list[tuple[int, bytes]] = []
+        mapped, numbered = self.extensions, False
+        for number, value in packet.extensions():
+            if number not in mapped:
+                continue
+            if number == self.descriptor and len(value) >= 3:
+                found.insert(0, (mapped[number], value))
+                numbered = True
+            else:
+                found.append((mapped[number], value))
+        return found, numbered
+
+    def frame_number(self, packet: RtpPacket) -> int | None:
+        """Return the frame number in a packet's dependency descriptor, if it has one."""
+        values = (v for n, v in packet.extensions() if n == self.descriptor and len(v) >= 3)
+        return next((v[1] << 8 | v[2] for v in values), None) if self.descriptor in self.extensions else None
+
+
+def _payload_types(codecs: dict[int, Codec], section: Section) -> dict[int, int]:
+    mapping: dict[int, int] = {}
+    for number, codec in codecs.items():
+        match = next((c for c in section.codecs if c.name != RTX and same_format(c, codec)), None)
+        if match is not None:
+            mapping[number] = match.payload_type
+    return mapping

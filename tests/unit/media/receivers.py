@@ -1,0 +1,95 @@
+"""Receivers behind one row outlet, with real SRTP: what the tests of the batch share."""
+
+import numpy as np
+from pylibsrtp import Policy, Session
+
+from sfu.media.batch import Lane
+from sfu.media.leg import Leg
+from sfu.media.negotiation import Section, Sending
+from sfu.media.number_bank import NumberBank
+from sfu.media.packet import RtpPacket
+from sfu.media.srtp import Rows, SrtpContext
+from sfu.media.udp import STRIDE
+from sfu.metrics import MediaCounters
+
+WINDOW = 1024
+
+
+def policy(key: bytes, direction: int) -> Policy:
+    made = Policy(key=key, ssrc_type=direction, srtp_profile=Policy.SRTP_PROFILE_AEAD_AES_128_GCM)
+    made.allow_repeat_tx, made.window_size = True, WINDOW
+    return made
+
+
+class RowPort:
+    """Where rows go out: each is noted, as it is encrypted, for its address."""
+
+    def __init__(self, count: int = 32) -> None:
+        self.outgoing = Rows(count, STRIDE)
+        self.bank, self.counters = NumberBank(), MediaCounters()
+        self.sent: dict[bytes, list[bytes]] = {}
+        self.blocks: list[int] = []
+
+    def reserve_block(self, count: int) -> int:
+        # Not the first row, so that a batch that writes elsewhere is seen.
+        return 3
+
+    def commit_block(self, count: int, sockaddrs: np.ndarray, empty: int = 0) -> None:
+        self.blocks.append(count)
+        assert empty == count - np.count_nonzero(self.outgoing.lengths[3 : 3 + count])
+        for index in range(count):
+            self.commit(3 + index, sockaddrs[index].tobytes())
+
+    def commit(self, index: int, sockaddr: bytes) -> None:
+        data = self.outgoing.take(index)
+        if data:
+            self.sent.setdefault(sockaddr, []).append(data)
+
+
+class Peer:
+    """One receiver: its key, its address, its place among the transport-wide numbers."""
+
+    def __init__(self, port: RowPort, number: int) -> None:
+        self.port, self.counters = port, port.counters
+        self.sockaddr = number.to_bytes(16, "big")
+        self._key = bytes((number,)) * 28
+        self.context = SrtpContext(Session(policy(self._key, Policy.SSRC_ANY_OUTBOUND)))
+        self.place = port.bank.take()
+        port.bank.values[self.place] = 0xFFF0 + number
+        self.open = self.on_udp = True
+
+    def ready(self) -> bool:
+        return self.open
+
+    def reserve(self) -> tuple[bytearray, int]:
+        return self.port.outgoing.buffer, STRIDE
+
+    def send_rtp(self, length: int) -> bool:
+        self.port.outgoing.set_length(1, length)
+        done = self.context.protect(self.port.outgoing, 1)
+        self.port.commit(1, self.sockaddr)
+        return done
+
+    def next_transport_number(self) -> int:
+        return self.port.bank.next(self.place)
+
+    def lane(self) -> Lane | None:
+        port = self.port
+        if not self.on_udp:
+            return None
+        return Lane(port, self.context, self.sockaddr, port.bank, self.place, port.counters)
+
+    @property
+    def encrypted(self) -> list[bytes]:
+        return self.port.sent.get(self.sockaddr, [])
+
+    def received(self) -> list[RtpPacket]:
+        """What came, as a stock session of the same key decrypts it; the same bits twice are once."""
+        session = Session(policy(self._key, Policy.SSRC_ANY_INBOUND))
+        return [RtpPacket(session.unprotect(data)) for data in dict.fromkeys(self.encrypted)]
+
+
+def make_leg(port: RowPort, number: int, agreed: Section, first_sequence: int) -> tuple[Leg, Peer]:
+    peer = Peer(port, number)
+    sending = Sending(5000 + 2 * number, 5001 + 2 * number, "stream")
+    return Leg(agreed, sending, peer, first_sequence), peer
