@@ -307,13 +307,14 @@ class MediaPlane:
             await self._busy.wait()
             await asyncio.sleep(TICK_S)
             now = clock.now()
-            for _, member in list(self._peers.values()):
+            for room, member in list(self._peers.values()):
                 connection = member.connection
                 try:
                     if connection.rtp.due <= now:
                         connection.rtp.handle_timer(now)
                     if now >= look_at:
                         connection.check_liveness(now)
+                        room.tell_layers(member)
                 except Exception:
                     # One peer's trouble is not the others': it goes, and it is told.
                     log.exception("peer_timer_failed", peer_id=member.peer_id)

@@ -43,6 +43,8 @@ class Member:
     admitted: bool = False
     # Mid → id of the track in that slot.
     bound: dict[str, str] = field(default_factory=dict)
+    # Mid → rid of the layer that was told last.
+    layers: dict[str, str] = field(default_factory=dict)
     # By track id.
     preferences: dict[str, Preference] = field(default_factory=dict)
     # The open data channel labelled `sfu`, if there is one.
@@ -201,10 +203,18 @@ class Room:
                     "source": track.source,
                     "muted": track.muted,
                     "paused": preference is not None and preference.paused,
-                    "layer": leg.target.rid if leg.target is not None and leg.target.rid else None,
+                    "layer": leg.layer.rid if leg.layer is not None and leg.layer.rid else None,
                 }
             described.append(entry)
         return described
+
+    def tell_layers(self, member: Member) -> None:
+        """Tell a member when its slots show other layers than it was told."""
+        legs = member.connection.rtp.legs
+        layers = {mid: leg.layer.rid for mid, leg in legs.items() if leg.layer is not None and leg.layer.rid}
+        if layers != member.layers:
+            member.layers = layers
+            self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
 
     # What members say
 

@@ -175,6 +175,39 @@ async def test_who_comes_later_fills_a_slot_without_negotiation(plane):
         assert set(by_participant.values()) == {2}
 
 
+async def test_the_tenth_participant_is_heard_without_negotiation(plane):
+    """Nine voices fill nine slots that were offered when the room was empty; all arrive whole."""
+    names = [f"voice{number}" for number in range(9)]
+    async with peers(plane, "listener", *names) as (listener, *voices):
+        await listener.offer(audio_slots=9)
+        for voice in voices:
+            await voice.offer(Tone(440))
+        slots = await plane.event(
+            "listener", "media.slots", lambda data: all(slot["track_id"] for slot in data["slots"])
+        )
+        assert {slot["participant_id"] for slot in slots["slots"]} == set(names)
+        await listener.decoded(audio=9 * 50)
+        assert len({s.direction for s in plane.connection("listener").sections}) == 1
+        legs = plane.connection("listener").rtp.legs.values()
+        assert all(leg.packets > 0 for leg in legs)
+        assert plane.counters.dropped.get("socket_full", 0) == 0
+
+
+async def test_one_speaks_to_many_in_a_batch(plane):
+    """Six listeners of one voice and one picture are sent to as rows of one array; nothing is missing."""
+    names = [f"listener{number}" for number in range(6)]
+    async with peers(plane, "speaker", *names) as (speaker, *listeners):
+        for listener in listeners:
+            await listener.offer(audio_slots=1, video_slots=1)
+        await speaker.offer(Tone(440), CounterVideo())
+        await asyncio.gather(*(listener.decoded(video=40, audio=100) for listener in listeners))
+        for listener in listeners:
+            first = listener.numbers[0]
+            assert listener.numbers == list(range(first, first + len(listener.numbers)))
+        fan_outs = [track.fan_out for track in plane.connection("speaker").rtp.tracks.values()]
+        assert all(any(plan.batches for plan in f._plans.values()) for f in fan_outs)
+
+
 async def test_audio_and_video_of_one_share_a_stream(plane):
     """Companion tracks stand in slots of one number, whose stream id is one: browsers sync their lips."""
     async with peers(plane, "viewer", "one", "two") as (viewer, one, two):
