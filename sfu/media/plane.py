@@ -28,6 +28,9 @@ TICK_S = 0.02
 # How often silence is looked for.
 LIVENESS_S = 1.0
 
+# How often speakers are told, at most.
+SPEAKERS_S = 0.3
+
 # One message on the data channel, as on the socket.
 MAX_DATA_BYTES = 64 * 1024
 
@@ -301,8 +304,15 @@ class MediaPlane:
 
     # Time
 
+    def _tell_speakers(self, now: float) -> None:
+        for room in list(self.rooms.values()):
+            try:
+                room.tell_speakers(now)
+            except Exception:
+                log.exception("room_timer_failed", room=room.name)
+
     async def _tick(self) -> None:
-        look_at = 0.0
+        look_at = listen_at = 0.0
         while True:
             await self._busy.wait()
             await asyncio.sleep(TICK_S)
@@ -321,4 +331,7 @@ class MediaPlane:
                     self._drop(member.peer_id, "internal_error")
             if now >= look_at:
                 look_at = now + LIVENESS_S
+            if now >= listen_at:
+                listen_at = now + SPEAKERS_S
+                self._tell_speakers(now)
             self._settings.ports.flush()

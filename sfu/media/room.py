@@ -10,10 +10,14 @@ from typing import Any
 from aiortc import RTCDataChannel
 
 from sfu import clock
+from sfu.media.audio_level import in_steps
 from sfu.media.negotiation import Section
 from sfu.media.peer_connection import PeerConnection
 from sfu.media.slots import Candidate, Slot, assign
 from sfu.media.track import Track
+
+# Speakers that are told at once; nobody follows more voices.
+MAX_SPEAKERS = 8
 
 Emit = Callable[[str, str, dict[str, Any]], None]
 
@@ -83,6 +87,8 @@ class Room:
         self.name = name
         self._emit = emit
         self.members: dict[str, Member] = {}
+        # Who was heard when this was told last, with levels in steps.
+        self._speakers: list[dict[str, Any]] = []
 
     # Coming and going
 
@@ -215,6 +221,24 @@ class Room:
         if layers != member.layers:
             member.layers = layers
             self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
+
+    def tell_speakers(self, now: float) -> None:
+        """Tell everybody who speaks, loudest first, when it is not as it was told last."""
+        heard: list[tuple[float, str]] = []
+        for member in self.members.values():
+            if member.admitted and not member.hidden:
+                voices = [t.level.loudness(now) for t in member.tracks.values() if not t.muted]
+                level = in_steps(max(voices, default=0.0))
+                if level:
+                    heard.append((level, member.peer_id))
+        heard.sort(key=lambda speaker: (-speaker[0], speaker[1]))
+        speakers = [{"participant_id": peer_id, "level": level} for level, peer_id in heard[:MAX_SPEAKERS]]
+        if speakers == self._speakers:
+            return
+        self._speakers = speakers
+        for member in list(self.members.values()):
+            if member.admitted:
+                self._emit(member.peer_id, "media.speakers", {"speakers": speakers})
 
     # What members say
 

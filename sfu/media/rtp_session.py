@@ -13,6 +13,7 @@ from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
 from sfu.media.leg import Leg, Outlet
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import (
+    AUDIO_LEVEL_URI,
     MID_URI,
     REPAIRED_RID_URI,
     RID_URI,
@@ -67,7 +68,8 @@ class RtpSession:
         # By our SSRC, primary or rtx.
         self._outgoing: dict[int, Leg] = {}
         self._arrivals = ArrivalRecorder()
-        self._transport_cc_id: dict[str, int] = {}
+        # Ids of the transport-wide number and of the audio level, by mid; 0 where not agreed.
+        self._noted_ids: dict[str, tuple[int, int]] = {}
         # Header extension → id; BUNDLE gives one id to one URI (RFC 9143 section 9.3).
         self._extension_ids: dict[str, int] = {}
         self._media_ssrc = 0
@@ -115,9 +117,10 @@ class RtpSession:
             )
         codecs = {codec.payload_type: codec for codec in section.codecs}
         track.agree(codecs, section.extensions, now)
-        number = section.extension_id(TRANSPORT_CC_URI)
-        if number is not None:
-            self._transport_cc_id[section.mid] = number
+        self._noted_ids[section.mid] = (
+            section.extension_id(TRANSPORT_CC_URI) or 0,
+            section.extension_id(AUDIO_LEVEL_URI) or 0,
+        )
         if not section.rids:
             repairs = {rtx: primary for primary, rtx in section.flows}
             primary = next((ssrc for ssrc in section.ssrcs if ssrc not in repairs), None)
@@ -179,7 +182,7 @@ class RtpSession:
             counters.drop("unknown_ssrc")
             return
         layer, is_repair = entry
-        self._note_arrival(layer, packet, now)
+        self._note_extensions(layer, packet, now)
         if is_repair:
             recovered = self._unwrap(layer, packet)
             if recovered is None:
@@ -199,16 +202,19 @@ class RtpSession:
         else:
             counters.drop("not_admitted")
 
-    def _note_arrival(self, layer: Layer, packet: RtpPacket, now: float) -> None:
-        number = self._transport_cc_id.get(layer.track.mid)
-        if number is None or not packet.extension:
+    def _note_extensions(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Take note of the transport-wide number and of the audio level."""
+        track = layer.track
+        transport_cc, level = self._noted_ids[track.mid]
+        if not packet.extension or not (transport_cc or level):
             return
         for identifier, value in packet.extensions():
-            if identifier == number and len(value) == 2:
+            if identifier == transport_cc and len(value) == 2:
                 self._media_ssrc = packet.ssrc
                 self._arrivals.receive(value[0] << 8 | value[1], now)
                 self.due = min(self.due, self._arrivals.next_timer() or now)
-                return
+            elif identifier == level and value:
+                track.level.receive(value[0], now)
 
     def _watch_loss(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         track = layer.track

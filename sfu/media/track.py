@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sfu.media.audio_level import AudioLevel
 from sfu.media.codecs import Codec
 from sfu.media.fan_out import FanOut
 from sfu.media.history import History
@@ -84,6 +85,7 @@ class Track:
         self.codecs: dict[int, Codec] = {}
         self.extensions: dict[int, str] = {}
         self.layers: dict[str, Layer] = {}
+        self.level = AudioLevel()
         self.fan_out: FanOut[Layer] = FanOut()
         # Tells the publisher's peer of a wish; True when the request is to go out now.
         self._request_keyframe = request_keyframe

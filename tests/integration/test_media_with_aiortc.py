@@ -193,6 +193,20 @@ async def test_the_tenth_participant_is_heard_without_negotiation(plane):
         assert plane.counters.dropped.get("socket_full", 0) == 0
 
 
+async def test_who_speaks_is_told_and_who_falls_silent_too(plane):
+    """By the level beside each packet: the listener, who sends nothing, is told of both."""
+    async with peers(plane, "listener", "loud") as (listener, loud):
+        await listener.offer(audio_slots=1)
+        await loud.offer(Tone(440))
+        heard = await plane.event("listener", "media.speakers", lambda data: data["speakers"])
+        (speaker,) = heard["speakers"]
+        assert speaker["participant_id"] == "loud"
+        assert 0 < speaker["level"] <= 1
+        (track_id,) = plane.plane._peers["loud"][1].tracks
+        plane.plane.mute("loud", track_id, True)
+        await plane.event("listener", "media.speakers", lambda data: not data["speakers"])
+
+
 async def test_one_speaks_to_many_in_a_batch(plane):
     """Six listeners of one voice and one picture are sent to as rows of one array; nothing is missing."""
     names = [f"listener{number}" for number in range(6)]

@@ -613,6 +613,17 @@ def test_arrivals_without_a_number_are_not_fed_back(agreed, elements):
     assert scene.outlet.compounds == []
 
 
+def test_the_level_beside_a_packet_is_noted():
+    """By the id that was agreed; a packet without one says nothing."""
+    scene = Scene()
+    track = scene.session.tracks["0"]
+    scene.rtp(1, elements=[(3, b"\0\1")])
+    assert track.level.loudness(0.0) == 0.0
+    for n in range(2, 12):
+        scene.rtp(n, elements=[(1, b"\x94")])
+    assert track.level.loudness(0.0) == pytest.approx(0.1, rel=0.01)
+
+
 def test_feedback_comes_in_a_compound_where_reduced_size_was_not_agreed():
     """A report and a name before it (RFC 3550 section 6.1)."""
     scene = Scene(section(ssrcs=(1,), reduced_size=False))
