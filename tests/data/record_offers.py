@@ -10,21 +10,9 @@ from pathlib import Path
 from aiortc import RTCConfiguration, RTCPeerConnection
 from playwright.async_api import Page, Playwright, async_playwright
 
-HERE = Path(__file__).parent
+from tests.support.browser import FLAGS
 
-_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-    "--autoplay-policy=no-user-gesture-required",
-]
+HERE = Path(__file__).parent
 
 # What is done to the connection `pc` before each offer. One tuple is the life of one connection.
 STEPS = {
@@ -67,7 +55,7 @@ _ANSWER_IN_PAGE = """async sdp => {
 
 async def blank_page(playwright: Playwright) -> Page:
     """Return an empty page of Chromium that may use cameras; nothing is fetched for it."""
-    browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=_FLAGS)
+    browser = await playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
     page = await browser.new_page()
     await page.route("**/*", lambda route: route.fulfill(body="<!doctype html>", content_type="text/html"))
     await page.goto("http://localhost/")
