@@ -3,12 +3,10 @@
 import secrets
 from typing import NewType
 
-UserId = NewType("UserId", str)
 CallId = NewType("CallId", str)
 SessionId = NewType("SessionId", str)
 PeerId = NewType("PeerId", str)
 TrackId = NewType("TrackId", str)
-RoomName = NewType("RoomName", str)
 
 
 def _random(prefix: str) -> str:

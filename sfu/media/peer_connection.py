@@ -98,9 +98,8 @@ class PeerConnection(RTCPeerConnection):
         self._lane_path: Path | None = None
         # What each published m-line is, by mid; set by the room before negotiate.
         self.publications: dict[str, Publication] = {}
-        # Times of the join, monotonic seconds, for whoever measures.
+        # From here the time to connect is counted.
         self.started_at = clock.now()
-        self.connected_at: float | None = None
 
     # States, as aiortc has them
 
@@ -241,7 +240,6 @@ class PeerConnection(RTCPeerConnection):
             log.info("peer_failed", reason=str(error) or "no connectivity check in time")
             self._fail()
             return
-        self.connected_at = clock.now()
         self.rtp.lanes_changed()
         self._dtls.on("statechange", self._dtls_changed)
         self._set("connection", "connected")

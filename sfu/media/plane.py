@@ -231,11 +231,6 @@ class MediaPlane:
         """Close a peer; it is not told here, its signalling tells it."""
         self._drop(peer_id, reason)
 
-    def members(self, room: str) -> list[str]:
-        """Return the ids of the peers in a room."""
-        found = self.rooms.get(room)
-        return list(found.members) if found is not None else []
-
     def _known(self, peer_id: str) -> tuple[Room, Member]:
         known = self._peers.get(peer_id)
         if known is None:

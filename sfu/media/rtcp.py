@@ -247,8 +247,3 @@ def transport_feedback(sender_ssrc: int, media_ssrc: int, body: bytes) -> bytes:
     """Return a transport-cc packet around an already packed body, padded to words."""
     padded = body.ljust((len(body) + 3) // 4 * 4, b"\0")
     return _packet(_TRANSPORT_CC, RTPFB, struct.pack("!II", sender_ssrc, media_ssrc) + padded)
-
-
-def bye(ssrcs: tuple[int, ...]) -> bytes:
-    """Return a BYE for at most 31 SSRCs."""
-    return _packet(len(ssrcs), BYE, struct.pack(f"!{len(ssrcs)}I", *ssrcs))

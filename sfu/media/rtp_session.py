@@ -73,6 +73,8 @@ class RtpSession:
         # Header extension → id; BUNDLE gives one id to one URI (RFC 9143 section 9.3).
         self._extension_ids: dict[str, int] = {}
         self._media_ssrc = 0
+        # Of the FIR commands sent: a repeated number would be taken for a repeated packet.
+        self._fir_number = 0
         self._reduced_size = False
         self._report_at = float("inf")
         # Earliest time at which handle_timer has something to do.
@@ -426,5 +428,13 @@ class RtpSession:
     def _request_keyframe(self, layer: Layer, send: bool) -> None:
         if send:
             self._outlet.counters.keyframe_requests_sent += 1
-            self._send_feedback(rtcp.picture_loss(self._ssrc, layer.ssrc))
+            self._send_feedback(self._keyframe_request(layer))
         self.due = min(self.due, layer.keyframes.next_timer() or self.due)
+
+    def _keyframe_request(self, layer: Layer) -> bytes:
+        """Return a PLI, or a FIR to a publisher that agreed to nothing else (RFC 5104 section 4.3.1)."""
+        codec = layer.track.primary_codec()
+        if codec is not None and codec.has_feedback("ccm fir") and not codec.has_feedback("nack pli"):
+            self._fir_number += 1
+            return rtcp.full_intra_request(self._ssrc, layer.ssrc, self._fir_number)
+        return rtcp.picture_loss(self._ssrc, layer.ssrc)

@@ -180,7 +180,6 @@ class Gateway:
                 return await self._wait_closed(ws)
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return None
-            socket.heard_at = clock.now()
             if message.type is WSMsgType.TEXT:
                 await self._frame(message.data, session, socket)
             else:

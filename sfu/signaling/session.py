@@ -56,7 +56,6 @@ class Socket:
         self._cut: asyncio.TimerHandle | None = None
         self._ping_interval_s = ping_interval_s
         self._pinger: asyncio.TimerHandle | None = None
-        self.heard_at = now
         self.patience = Patience(now)
 
     def send(self, frame: dict[str, Any]) -> None:

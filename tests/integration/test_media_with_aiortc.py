@@ -244,9 +244,9 @@ async def test_nothing_passes_before_a_peer_is_admitted(plane):
         await plane.event("ada", "peer.connected")
         await plane.event("bob", "peer.connected")
         assert [p["participant_id"] for p in bob.reply.participants] == ["bob"]
-        sent = asyncio.Event()
-        while plane.counters.dropped.get("not_admitted", 0) < 20:
-            await asyncio.wait([asyncio.create_task(sent.wait())], timeout=0.02)
+        async with asyncio.timeout(10):
+            while plane.counters.dropped.get("not_admitted", 0) < 20:
+                await asyncio.sleep(0.02)
         assert plane.counters.packets_forwarded == 0
         assert plane.plane.admit("ada")
         assert plane.plane.admit("bob")
@@ -425,9 +425,9 @@ async def test_a_closed_peer_leaves_nothing_behind(plane):
         assert not plane.ports.is_known(connection)
         assert not any(track.fan_out.legs for track in tracks)
         assert connection._dtls._task is None
-        seen = ada.frames["audio"]
-        plane.plane.remove("bob", "left")  # twice does nothing
-        assert seen >= 0
+        plane.events.clear()
+        plane.plane.remove("bob", "left")
+        assert plane.events == []  # the second time does nothing
 
 
 async def test_a_silent_peer_is_interrupted_and_then_expires(plane):

@@ -1,5 +1,6 @@
 """Publishers, receivers and an outlet that behaves: what the tests of the plane share."""
 
+import struct
 from dataclasses import dataclass, field, replace
 
 from sfu.media import rtcp
@@ -173,3 +174,8 @@ def rtp_bytes(
     if timestamp is None:
         timestamp = 3000 * sequence & 0xFFFFFFFF
     return build(payload_type, sequence & 0xFFFF, timestamp, ssrc, payload, marker=marker, elements=elements)
+
+
+def bye(ssrcs: tuple[int, ...]) -> bytes:
+    """A BYE of a client (RFC 3550 section 6.6); we send none, DTLS says goodbye for us."""
+    return struct.pack(f"!BBH{len(ssrcs)}I", 0x80 | len(ssrcs), 203, len(ssrcs), *ssrcs)

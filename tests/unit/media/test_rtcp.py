@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from sfu.media import rtcp
+from tests.unit.media.scene import bye
 
 U8 = st.integers(0, 0xFF)
 U16 = st.integers(0, 0xFFFF)
@@ -60,7 +61,7 @@ def test_keyframe_requests_name_the_stream():
 @given(U32, st.lists(U32, max_size=31).map(tuple))
 def test_byes_come_back(_, ssrcs):
     """A BYE names every SSRC."""
-    assert rtcp.parse(rtcp.bye(ssrcs)) == [rtcp.Bye(ssrcs)]
+    assert rtcp.parse(bye(ssrcs)) == [rtcp.Bye(ssrcs)]
 
 
 @given(U32, U32, st.binary(max_size=60))
@@ -91,10 +92,10 @@ def test_aiortc_reads_what_is_written():
             rtcp.source_description(1, "someone"),
             rtcp.nack(1, 2, [5, 6, 30]),
             rtcp.picture_loss(1, 2),
-            rtcp.bye((1,)),
+            bye((1,)),
         )
     )
-    sender, source, nack, pli, bye = aiortc.rtp.RtcpPacket.parse(compound)
+    sender, source, nack, pli, farewell = aiortc.rtp.RtcpPacket.parse(compound)
     assert (sender.ssrc, sender.sender_info.ntp_timestamp, sender.sender_info.rtp_timestamp) == (
         1,
         2 << 32,
@@ -111,7 +112,7 @@ def test_aiortc_reads_what_is_written():
     assert source.chunks[0].items == [(1, b"someone")]
     assert nack.lost == [5, 6, 30]
     assert (pli.ssrc, pli.media_ssrc) == (1, 2)
-    assert bye.sources == [1]
+    assert farewell.sources == [1]
 
 
 @pytest.mark.parametrize("cname", ["", "a", "ab", "abc", "abcd", "x" * 300, "ä" * 200])

@@ -1,6 +1,7 @@
 """The RTP of one peer: whose packet it is, what is asked for, what is reported."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, strategies as st
@@ -26,6 +27,7 @@ from tests.unit.media.scene import (
     VP8_KEY,
     VP8_RTX,
     Outlet,
+    bye,
     codec,
     rtp_bytes,
     section,
@@ -357,6 +359,18 @@ def test_an_outage_asks_for_a_keyframe():
     assert scene.said() == []
 
 
+def test_a_publisher_that_knows_no_pli_is_sent_a_fir():
+    """With a number of its own each time, and the SSRC in the entry."""
+    only_fir = replace(VP8, feedback=("nack", "ccm fir"))
+    scene = Scene(section(ssrcs=(1,), codecs=(only_fir, VP8_RTX)))
+    track = scene.session.tracks["0"]
+    for now in (1.0, 2.0):
+        track.want_keyframe(track.layers[""], now)
+    first, second = scene.outlet.compounds
+    assert rtcp.parse(first) == rtcp.parse(second) == [rtcp.KeyframeRequest(OUR_SSRC, 1)]
+    assert first != second
+
+
 def test_a_packet_that_never_comes_asks_for_a_keyframe():
     """After it was asked for long enough."""
     scene = Scene()
@@ -519,7 +533,7 @@ def test_remb_is_remembered_and_the_rest_passed_over():
     body = struct.pack("!II4sII", 1, 0, b"REMB", 1 << 24 | 2 << 18 | 1000, 5000)
     remb = struct.pack("!BBH", 0x8F, rtcp.PSFB, 5) + body
     assert scene.session.remb_bps is None
-    scene.hear(rtcp.bye((1,)), rtcp.transport_feedback(1, 2, bytes(8)), remb)
+    scene.hear(bye((1,)), rtcp.transport_feedback(1, 2, bytes(8)), remb)
     assert scene.session.remb_bps == 4000
 
 
