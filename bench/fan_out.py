@@ -59,8 +59,8 @@ class Outlet:
         self._port.commit(self._sockaddr)
         return done
 
-    def next_transport_number(self) -> int:
-        return self._bank.next(self._place)
+    def next_transport_number(self, size: int, now: float) -> int:
+        return self._bank.next(self._place, size, now)
 
     def lane(self) -> Lane:
         return Lane(self._port, self._context, self._sockaddr, self._bank, self._place, self.counters)

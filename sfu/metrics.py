@@ -23,6 +23,8 @@ class MediaCounters:
     bytes_forwarded: int = 0
     packets_retransmitted: int = 0
     packets_recovered: int = 0
+    # Repeats sent to learn what a link takes.
+    packets_padded: int = 0
     nacks_sent: int = 0
     nacks_received: int = 0
     keyframe_requests_sent: int = 0

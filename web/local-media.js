@@ -91,12 +91,21 @@ export async function openScreen() {
   }
 }
 
+/** Opus with each frame sent twice (RFC 2198), so that a voice survives a lossy link; no browser needs to know it. */
+function preferRedundancy(transceiver) {
+  const codecs = RTCRtpSender.getCapabilities?.("audio")?.codecs ?? [];
+  const isRedundant = ({ mimeType }) => mimeType.toLowerCase() === "audio/red";
+  if (!codecs.some(isRedundant)) return;
+  transceiver.setCodecPreferences([...codecs.filter(isRedundant), ...codecs.filter((codec) => !isRedundant(codec))]);
+}
+
 export class LocalMedia {
   /** source → MediaStreamTrack, kept over reconnects. */
   #tracks = new Map();
   /** source → RTCRtpTransceiver of the present connection. */
   #transceivers = new Map();
   #pc = null;
+  #layerChange = Promise.resolve();
 
   track(source) {
     return this.#tracks.get(source) ?? null;
@@ -125,7 +134,23 @@ export class LocalMedia {
     const track = this.track(source);
     const sendEncodings = { camera: CAMERA_LAYERS, screen: SCREEN_LAYERS }[source];
     const init = { direction: "sendonly", ...(sendEncodings && { sendEncodings }) };
-    this.#transceivers.set(source, this.#pc.addTransceiver(track ?? KIND[source], init));
+    const transceiver = this.#pc.addTransceiver(track ?? KIND[source], init);
+    if (source === "microphone") preferRedundancy(transceiver);
+    this.#transceivers.set(source, transceiver);
+  }
+
+  /** Send only the encodings that somebody takes; the rest cost neither processor nor uplink. */
+  setActiveLayers(mid, active) {
+    const transceiver = [...this.#transceivers.values()].find((one) => one.mid === mid);
+    if (!transceiver) return Promise.resolve();
+    const change = async () => {
+      const parameters = transceiver.sender.getParameters();
+      for (const encoding of parameters.encodings) encoding.active = active.includes(encoding.rid ?? "");
+      await transceiver.sender.setParameters(parameters);
+    };
+    // One change at a time: parameters that were read before another change are refused.
+    this.#layerChange = this.#layerChange.then(change).catch(() => {});
+    return this.#layerChange;
   }
 
   /** Take a track for a source; the sender changes over without a negotiation. */

@@ -176,6 +176,7 @@ export class MediaSession extends Emitter {
     track("media.slots", (room, { slots }) => room.bind(slots));
     on("media.track_muted", (data) => this.#trackMuted(data));
     on("media.speakers", ({ speakers }) => this.emit("speakers", speakers));
+    on("media.layers", ({ mid, active }) => this.local.setActiveLayers(mid, active));
     on("media.quality", (data) => this.emit("quality", data));
     on("media.want", (wanted) => this.#wantSlots(wanted));
     on("media.moved", () => this.#recoverNow(() => this.#replace()));

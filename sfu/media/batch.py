@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfu.media.number_bank import NumberBank
+from sfu.media.number_bank import SENT_KEPT, NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
@@ -98,6 +98,7 @@ class Batch:
             self._count, -1
         )
         self._places = np.array([lane.place for lane in lanes])
+        self._sent_rows = self._places * SENT_KEPT
         columns = np.array([leg.offsets() for leg in legs], np.int64)
         header = np.zeros(self._count, _HEADER)
         header["ssrc"] = columns[:, 0]
@@ -147,7 +148,7 @@ class Batch:
         rows = self._out.outgoing
         block = rows.matrix[first : first + count]
         block[:, :length] = np.frombuffer(common, np.uint8)
-        self._write_numbers(block, packet, body)
+        self._write_numbers(block, packet, body, now)
         rows.lengths[first : first + count] = length
         failed = protect_block(self._contexts, rows, first)
         self._out.commit_block(count, self._sockaddrs, failed)
@@ -163,15 +164,13 @@ class Batch:
         if body.frame_number_at:
             self._numbered = body
 
-    def _write_numbers(self, block: NDArray[np.uint8], packet: RtpPacket, body: Body) -> None:
+    def _write_numbers(self, block: NDArray[np.uint8], packet: RtpPacket, body: Body, now: float) -> None:
         np.add(self._sequences, packet.sequence, out=self._sequence_column, casting="unsafe")
         np.add(self._timestamps, packet.timestamp, out=self._timestamp_column, casting="unsafe")
         block[:, 2:12] = self._header
         if body.transport_cc_at:
-            values, numbers = self._bank.values, self._numbers
-            values.take(self._places, out=numbers, mode="clip")
-            np.add(numbers, 1, out=numbers)
-            values[self._places] = numbers
+            numbers = self._numbers
+            self._bank.next_block(self._places, self._sent_rows, numbers, len(body.data), now)
             self._put_two(block, body.transport_cc_at, numbers)
         if body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")

@@ -133,3 +133,27 @@ def _av1(payload: bytes | memoryview) -> bool:
 
 
 _KEYFRAME = {"vp8": _vp8, "h264": _h264_keyframe, "vp9": _vp9, "av1": _av1}
+
+
+def frame_size(name: str, payload: bytes) -> tuple[int, int] | None:
+    """Return (width, height) of a keyframe from its first packet; None where it does not stand there.
+
+    VP8 only (RFC 6386 section 9.1): other codecs tell it further in, or not in every keyframe.
+    """
+    at = payload.find(b"\x9d\x01\x2a", 0, 16) if name == "vp8" else -1
+    if at < 0 or at + 7 > len(payload):
+        return None
+    width, height = payload[at + 3] | payload[at + 4] << 8, payload[at + 5] | payload[at + 6] << 8
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def red_primary(payload: bytes) -> bytes | None:
+    """Return the newest frame of a redundant payload (RFC 2198 section 3), None if it is broken."""
+    at = skipped = 0
+    while at < len(payload) and payload[at] & 0x80:  # another block follows
+        if at + 4 > len(payload):
+            return None
+        skipped += (payload[at + 2] & 3) << 8 | payload[at + 3]
+        at += 4
+    start = at + 1 + skipped
+    return payload[start:] if start <= len(payload) else None

@@ -5,6 +5,7 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 """
 
 import struct
+from collections.abc import Callable
 from typing import Protocol
 
 from sfu.media import rtcp
@@ -29,6 +30,9 @@ MAX_REPEATS_PER_S = 500
 # A receiver that asks for the same packet again within this time asked too early.
 MIN_REPEAT_INTERVAL_S = 0.02
 
+# Packets of the past that a probe may repeat.
+MAX_PADDING_PACKETS = 64
+
 _NUMBERS = struct.Struct("!BHII")  # marker and payload type, sequence, timestamp, SSRC
 _U16 = struct.Struct("!H")
 
@@ -50,8 +54,8 @@ class Outlet(Protocol):
     def send_rtp(self, length: int) -> bool:
         """Protect and queue the row that was reserved last."""
 
-    def next_transport_number(self) -> int:
-        """Return the next transport-wide sequence number."""
+    def next_transport_number(self, size: int, now: float) -> int:
+        """Return the next transport-wide sequence number, for a packet of so many bytes."""
 
     def lane(self) -> Lane | None:
         """Return the way of this peer's packets in a batch; None where it has none (TCP)."""
@@ -60,7 +64,14 @@ class Outlet(Protocol):
 class Leg:
     """The sending side of one slot."""
 
-    def __init__(self, section: Section, sending: Sending, outlet: Outlet, first_sequence: int) -> None:
+    def __init__(
+        self,
+        section: Section,
+        sending: Sending,
+        outlet: Outlet,
+        first_sequence: int,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
         self.mid, self.kind = section.mid, section.kind
         self.section, self.sending, self._outlet = section, sending, outlet
         # What stands in the slot, the layer of it that is sent, and the one that should be.
@@ -69,8 +80,15 @@ class Leg:
         self.target: Layer | None = None
         self._profile: Profile | None = None
         self._profile_key = 0
+        # Called when layers are to be chosen anew; None: this leg takes the best there is.
+        self._changed = changed
+        # The rid that was allotted to it, and whether it was told to send nothing at all.
+        self.allotted: str | None = None
+        self.is_paused = False
+        # Whether its link keeps it from the layer that it could show.
+        self.is_limited = False
         clock_rate = section.codecs[0].clock_rate
-        self._clock_rate = clock_rate
+        self.clock_rate = clock_rate
         self._rewriter = Rewriter(first_sequence, 0, clock_rate)
         self._pictures = PictureIds()
         self._frames = FrameNumbers()
@@ -82,6 +100,10 @@ class Leg:
         self._packets = self._octets = 0
         self._batch: Batch | None = None
         self._counted = (0, 0)
+        # What it sends in a second, lately.
+        self.bitrate_bps = 0.0
+        self._measured: tuple[float, int] | None = None
+        self._padded_at = 0
         # What the receiver last told of this stream; loss 0-1, jitter in media time.
         self.loss = self.jitter = 0.0
         self.round_trip_s: float | None = None
@@ -96,13 +118,17 @@ class Leg:
         self._profile = Profile(track.codecs, track.extensions, self.section)
         self._profile_key = self._profile.key()
         track.fan_out.add(self)
-        self.aim(track.best_layer(now), now)
+        if self._changed is None or self.kind == "audio":
+            self._choose(now)
+        else:  # whoever attaches lets it be chosen among all
+            self._changed()
 
     def detach(self) -> None:
         """Empty the slot; its SSRC stays, for whoever comes next."""
         if self.track is not None:
             self.track.fan_out.remove(self)
-        self.track = self.layer = self.target = self._profile = None
+        self.track = self.layer = self.target = self._profile = self.allotted = None
+        self.is_paused = self.is_limited = False
         self._plain.clear()
         self._repeated.clear()
 
@@ -122,10 +148,31 @@ class Leg:
         if layer is not None and layer is not self.layer and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
 
+    def allot(self, rid: str | None, now: float, *, is_limited: bool = False) -> None:
+        """Take the layer to be shown, None for none: the link takes nothing more."""
+        self.is_paused, self.is_limited = rid is None, is_limited
+        self.allotted = rid
+        if rid is not None:
+            self._choose(now)
+        elif self.layer is not None or self.target is not None:
+            self.enter(None)
+            self.layer = self.target = None
+            if self.track is not None:
+                self.track.fan_out.changed()
+
+    def _choose(self, now: float) -> None:
+        if self.track is None or self.is_paused:
+            return
+        if self.allotted is None:
+            self.aim(self.track.best_layer(now, self.layer), now)
+        else:
+            self.aim(self.track.layer_for(self.allotted, self.layer, now), now)
+
     def layers_changed(self, now: float) -> None:
         """Choose again among the layers of the track."""
-        if self.track is not None:
-            self.aim(self.track.best_layer(now, self.layer), now)
+        self._choose(now)
+        if self._changed is not None and self.track is not None:
+            self._changed()
 
     def format_changed(self, now: float) -> None:
         """Map payload types and extensions of the track anew: its publisher negotiated."""
@@ -225,7 +272,8 @@ class Leg:
 
     def _finish(self, buffer: bytearray, at: int, body: Body, packet: RtpPacket, now: float) -> None:
         if body.transport_cc_at:
-            _U16.pack_into(buffer, at + body.transport_cc_at, self._outlet.next_transport_number())
+            number = self._outlet.next_transport_number(len(body.data), now)
+            _U16.pack_into(buffer, at + body.transport_cc_at, number)
         if body.abs_send_time_at:
             when = int(now * 262_144) & 0xFFFFFF  # 6.18 fixed point seconds
             where = at + body.abs_send_time_at
@@ -288,21 +336,38 @@ class Leg:
                 if len(self._repeated) > MAX_PLAIN_HISTORY:
                     del self._repeated[next(iter(self._repeated))]
 
-    def _repeat_one(self, sequence: int, now: float) -> bool:
+    def pad(self, size: int, now: float) -> int:
+        """Send about so many bytes of what was sent already, on the rtx stream; return how many."""
+        self._catch_up()
+        layer, profile, sent = self.layer, self._profile, 0
+        if layer is None or profile is None or not profile.rtx:
+            return 0
+        newest = self._rewriter.newest_sequence()
+        for _ in range(MAX_PADDING_PACKETS):
+            if sent >= size:
+                break
+            self._padded_at = (self._padded_at + 1) % MAX_PADDING_PACKETS
+            length = self._repeat_one((newest - self._padded_at) & 0xFFFF, now)
+            sent += length
+            self._outlet.counters.packets_padded += length > 0
+        return sent
+
+    def _repeat_one(self, sequence: int, now: float) -> int:
+        """Send one packet again; return its bytes, 0 if it could not be sent."""
         layer, profile = self.layer, self._profile
         if layer is None or profile is None or not self._outlet.ready():
-            return False
+            return 0
         plain = self._plain.get(sequence)
         if plain is not None:
             buffer, at = self._outlet.reserve()
             buffer[at : at + len(plain)] = plain
-            return self._outlet.send_rtp(len(plain))
+            return len(plain) if self._outlet.send_rtp(len(plain)) else 0
         source_sequence = self._rewriter.source_sequence(sequence)
         packet = layer.history.get(source_sequence, now) if source_sequence is not None else None
         payload_type = profile.payload_types.get(packet.payload_type) if packet is not None else None
         rtx = profile.rtx.get(payload_type) if payload_type is not None else None
         if packet is None or rtx is None:
-            return False
+            return 0
         body = profile.body(packet)
         timestamp = (packet.timestamp + self._rewriter.timestamp_offset) & 0xFFFFFFFF
         buffer, at = self._outlet.reserve()
@@ -316,7 +381,7 @@ class Leg:
         _NUMBERS.pack_into(buffer, at + 1, marked, self._rtx_sequence, timestamp, self.sending.rtx_ssrc)
         moved = body._replace(payload_at=head + 2)
         self._finish(buffer, at, moved, packet, now)
-        return self._outlet.send_rtp(length + 2)
+        return length + 2 if self._outlet.send_rtp(length + 2) else 0
 
     # Reports
 
@@ -338,13 +403,20 @@ class Leg:
             return b""
         elapsed = now - layer.clock.heard_at
         ntp = (layer.clock.ntp + int(elapsed * 4_294_967_296)) & 0xFFFFFFFFFFFFFFFF
-        source_time = layer.clock.timestamp + round(elapsed * self._clock_rate)
+        source_time = layer.clock.timestamp + round(elapsed * self.clock_rate)
         timestamp = (source_time + self._rewriter.timestamp_offset) & 0xFFFFFFFF
         self._reports_sent[ntp >> 16 & 0xFFFFFFFF] = now
         if len(self._reports_sent) > _REPORTS_KEPT:
             del self._reports_sent[next(iter(self._reports_sent))]
         report = rtcp.SenderReport(self.sending.ssrc, ntp, timestamp, self.packets, self.octets)
         return rtcp.sender_report(report) + rtcp.source_description(self.sending.ssrc, self.sending.stream_id)
+
+    def measure(self, now: float) -> None:
+        """Update the bitrate; called about once a second."""
+        octets = self.octets
+        if self._measured is not None and now > self._measured[0]:
+            self.bitrate_bps = (octets - self._measured[1]) * 8 / (now - self._measured[0])
+        self._measured = (now, octets)
 
     def receive_report(self, report: rtcp.Report, now: float) -> None:
         """Take what the receiver tells of this stream."""

@@ -240,7 +240,7 @@ class PeerConnection(RTCPeerConnection):
             log.info("peer_failed", reason=str(error) or "no connectivity check in time")
             self._fail()
             return
-        self.rtp.lanes_changed()
+        self.rtp.subscriptions.lanes_changed()
         self._dtls.on("statechange", self._dtls_changed)
         self._set("connection", "connected")
 
@@ -306,7 +306,7 @@ class PeerConnection(RTCPeerConnection):
         self._validated.set()
         if self.ice.selected is not self._lane_path:
             self._lane_path = self.ice.selected
-            self.rtp.lanes_changed()
+            self.rtp.subscriptions.lanes_changed()
         if self._states["ice"] in ("checking", "disconnected"):
             self._set("ice", "completed")
 
@@ -363,8 +363,11 @@ class PeerConnection(RTCPeerConnection):
         if outgoing.protect_rtcp(udp.outgoing, index):
             self._settings.ports.send_row(path)
 
-    def next_transport_number(self) -> int:
-        return self._settings.ports.bank.next(self._number_place)
+    def next_transport_number(self, size: int, now: float) -> int:
+        return self._settings.ports.bank.next(self._number_place, size, now)
+
+    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
+        return self._settings.ports.bank.recall(self._number_place, first, count, now)
 
     def lane(self) -> Lane | None:
         outgoing, path, ports = self._dtls.outgoing, self.ice.selected, self._settings.ports

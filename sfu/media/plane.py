@@ -17,8 +17,9 @@ from sfu import clock, ids
 from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
 from sfu.media.negotiation import Policy
 from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
-from sfu.media.room import Member, Preference, Room
+from sfu.media.room import Member, Room
 from sfu.media.rtp_session import Publication
+from sfu.media.subscriptions import Preference
 
 log = structlog.get_logger()
 
@@ -317,9 +318,12 @@ class MediaPlane:
                 try:
                     if connection.rtp.due <= now:
                         connection.rtp.handle_timer(now)
+                        room.tell_hints(member, now, look=False)
                     if now >= look_at:
+                        room.tell_hints(member, now, look=True)
                         connection.check_liveness(now)
                         room.tell_layers(member)
+                        room.tell_quality(member, now)
                 except Exception:
                     # One peer's trouble is not the others': it goes, and it is told.
                     log.exception("peer_timer_failed", peer_id=member.peer_id)

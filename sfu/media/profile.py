@@ -6,7 +6,7 @@ numbers differ from one to the other.
 
 from typing import NamedTuple
 
-from sfu.media.codecs import RTX, Codec, same_format
+from sfu.media.codecs import RED, RTX, Codec, red_primary, same_format
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
     DEPENDENCY_DESCRIPTOR_URI,
@@ -35,6 +35,12 @@ class Profile:
 
     def __init__(self, codecs: dict[int, Codec], extensions: dict[int, str], section: Section) -> None:
         self.payload_types = _payload_types(codecs, section)
+        # Payload types of the publisher whose redundancy stays behind (RFC 2198).
+        self._unwrapped = frozenset(
+            number
+            for number, codec in codecs.items()
+            if codec.name == RED and not _takes_red(codecs, section)
+        )
         theirs = {uri: number for number, uri in section.extensions.items()}
         self.extensions = {
             number: theirs[uri]
@@ -71,6 +77,8 @@ class Profile:
         theirs, numbered = self._travelling(packet)
         frame = self._frame(theirs, numbered) if theirs else self._plain
         payload = packet.data[packet.payload : packet.end]
+        if packet.payload_type in self._unwrapped:
+            payload = red_primary(payload) or b""
         return Body(frame.data + payload, *frame[1:])
 
     def _frame(self, theirs: list[tuple[int, bytes]], numbered: bool) -> Body:
@@ -120,7 +128,19 @@ class Profile:
 def _payload_types(codecs: dict[int, Codec], section: Section) -> dict[int, int]:
     mapping: dict[int, int] = {}
     for number, codec in codecs.items():
+        if codec.name == RED and not _takes_red(codecs, section):
+            inner = next((c for c in section.codecs if c.name == "opus"), None)
+            if inner is not None:
+                mapping[number] = inner.payload_type
+            continue
         match = next((c for c in section.codecs if c.name != RTX and same_format(c, codec)), None)
         if match is not None:
             mapping[number] = match.payload_type
     return mapping
+
+
+def _takes_red(codecs: dict[int, Codec], section: Section) -> bool:
+    """Tell whether redundant audio can go as it is: its blocks name the payload type of Opus."""
+    theirs = {c.payload_type for c in codecs.values() if c.name == "opus"}
+    ours = {c.payload_type for c in section.codecs if c.name == "opus"}
+    return theirs == ours and any(c.name == RED for c in section.codecs)

@@ -61,6 +61,10 @@ class Rewriter:
                 self._first_source_sequence = (sequence - 0x2000) & 0xFFFF
         return out_sequence, out_timestamp
 
+    def newest_sequence(self) -> int:
+        """Return our number of the last packet in order."""
+        return self._last_sequence
+
     def newest_source_sequence(self) -> int:
         """Return the source's number of the last packet in order."""
         return (self._last_sequence - self.sequence_offset) & 0xFFFF

@@ -14,24 +14,19 @@ from sfu.media.audio_level import in_steps
 from sfu.media.negotiation import Section
 from sfu.media.peer_connection import PeerConnection
 from sfu.media.slots import Candidate, Slot, assign
+from sfu.media.subscriptions import Preference
 from sfu.media.track import Track
 
 # Speakers that are told at once; nobody follows more voices.
 MAX_SPEAKERS = 8
 
+# How often a member is told of its own connection at least.
+QUALITY_S = 5.0
+
+# In a larger room nobody follows everybody's connection.
+MAX_TOLD_OF_QUALITY = 50
+
 Emit = Callable[[str, str, dict[str, Any]], None]
-
-
-@dataclass(slots=True)
-class Preference:
-    """What a receiver said it needs of a slot or a track."""
-
-    priority: int = 0
-    paused: bool = False
-    pinned: bool = False
-    max_width: int | None = None
-    max_height: int | None = None
-    max_fps: int | None = None
 
 
 @dataclass(slots=True)
@@ -47,8 +42,11 @@ class Member:
     admitted: bool = False
     # Mid → id of the track in that slot.
     bound: dict[str, str] = field(default_factory=dict)
-    # Mid → rid of the layer that was told last.
-    layers: dict[str, str] = field(default_factory=dict)
+    # Mid → rid of the layer that was told last, None while it is paused.
+    layers: dict[str, str | None] = field(default_factory=dict)
+    # The score that was told last, and when.
+    score: int = 0
+    score_told_at: float = float("-inf")
     # By track id.
     preferences: dict[str, Preference] = field(default_factory=dict)
     # The open data channel labelled `sfu`, if there is one.
@@ -172,8 +170,8 @@ class Room:
         ]
         pins = {mid: t for mid, t in member.bound.items() if member.preferences.get(t, none).pinned}
         wanted = assign(_slots(member.connection.sections, pins), candidates, member.bound)
-        legs, changed = member.connection.rtp.legs, wanted != member.bound
-        for mid, leg in legs.items():
+        subscriptions, changed = member.connection.rtp.subscriptions, wanted != member.bound
+        for mid, leg in subscriptions.legs.items():
             track_id = wanted.get(mid)
             track = visible[track_id][1] if track_id is not None else None
             if member.preferences.get(track_id or "", none).paused:
@@ -182,6 +180,8 @@ class Room:
                 leg.detach()
                 if track is not None:
                     leg.attach(track, now)
+            subscriptions.prefer(mid, member.preferences.get(track_id or ""))
+        subscriptions.settle(now)
         member.bound = wanted
         return changed
 
@@ -208,7 +208,7 @@ class Room:
                     "participant_id": other.peer_id,
                     "source": track.source,
                     "muted": track.muted,
-                    "paused": preference is not None and preference.paused,
+                    "paused": leg.is_paused or (preference is not None and preference.paused),
                     "layer": leg.layer.rid if leg.layer is not None and leg.layer.rid else None,
                 }
             described.append(entry)
@@ -217,10 +217,47 @@ class Room:
     def tell_layers(self, member: Member) -> None:
         """Tell a member when its slots show other layers than it was told."""
         legs = member.connection.rtp.legs
-        layers = {mid: leg.layer.rid for mid, leg in legs.items() if leg.layer is not None and leg.layer.rid}
+        layers = {
+            mid: None if leg.layer is None else leg.layer.rid
+            for mid, leg in legs.items()
+            if leg.is_paused or (leg.layer is not None and leg.layer.rid)
+        }
         if layers != member.layers:
             member.layers = layers
             self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
+
+    def tell_hints(self, member: Member, now: float, *, look: bool) -> None:
+        """Tell a publisher which of its encodings somebody takes; `look`: whether or not it is urgent."""
+        if not member.admitted:
+            return
+        for track in member.connection.rtp.tracks.values():
+            if track.kind != "video" or not (look or track.is_hint_due):
+                continue
+            active = track.take_hint(now)
+            if active is not None:
+                data = {"mid": track.mid, "track_id": track.id, "active": active}
+                self._emit(member.peer_id, "media.layers", data)
+
+    def tell_quality(self, member: Member, now: float) -> None:
+        """Tell a member how well it is connected, now and then; the others when that changed."""
+        quality = member.connection.rtp.quality() if member.admitted else None
+        if quality is None:
+            return
+        changed = quality.score != member.score
+        if not changed and now - member.score_told_at < QUALITY_S:
+            return
+        member.score, member.score_told_at = quality.score, now
+        trip = quality.round_trip_s
+        data = {
+            "participant_id": member.peer_id,
+            "score": quality.score,
+            "loss": round(quality.loss, 3),
+            "rtt_ms": round(trip * 1000) if trip is not None else None,
+            "bitrate_bps": round(quality.bitrate_bps),
+        }
+        self._emit(member.peer_id, "media.quality", data)
+        if changed and not member.hidden and len(self.members) <= MAX_TOLD_OF_QUALITY:
+            self._tell_others(member, "media.quality", data)
 
     def tell_speakers(self, now: float) -> None:
         """Tell everybody who speaks, loudest first, when it is not as it was told last."""

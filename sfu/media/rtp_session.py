@@ -5,12 +5,11 @@ clock, no cipher.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 from sfu.media import rtcp
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
-from sfu.media.leg import Leg, Outlet
+from sfu.media.leg import Leg
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import (
     AUDIO_LEVEL_URI,
@@ -19,10 +18,11 @@ from sfu.media.negotiation import (
     RID_URI,
     TRANSPORT_CC_URI,
     Section,
-    Sending,
 )
 from sfu.media.packet import MAX_PACKET_BYTES, RtpPacket
-from sfu.media.track import Layer, SenderClock, Track
+from sfu.media.quality import Quality, score
+from sfu.media.subscriptions import SubscriberOutlet, Subscriptions
+from sfu.media.track import LAYER_SILENT_S, Layer, SenderClock, Track
 from sfu.media.transport_cc import ArrivalRecorder
 
 # RFC 3550 asks for 5 s; browsers report each second, and a call of two is small.
@@ -31,13 +31,6 @@ REPORT_INTERVAL_S = 1.0
 # SSRCs that one peer may send with: ten simulcast cameras with their repair streams. More
 # is somebody guessing.
 MAX_INCOMING_SSRCS = 64
-
-
-class PeerOutlet(Outlet, Protocol):
-    """How a session sends: RTP as a leg does, and RTCP."""
-
-    def send_rtcp(self, data: bytes) -> None:
-        """Protect and queue a compound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +46,17 @@ class Publication:
 class RtpSession:
     """Tracks and legs of one peer."""
 
-    def __init__(self, outlet: PeerOutlet, ssrc: int, random_sequence: Callable[[], int]) -> None:
+    def __init__(self, outlet: SubscriberOutlet, ssrc: int, random_sequence: Callable[[], int]) -> None:
         self._outlet = outlet
         self._ssrc = ssrc  # under which we report
-        self._random_sequence = random_sequence
         # False until the call is active for this peer: what comes before is not forwarded.
         self.admitted = False
         # By mid.
         self.tracks: dict[str, Track] = {}
-        self.legs: dict[str, Leg] = {}
+        self.subscriptions = Subscriptions(outlet, random_sequence)
         self._sections: dict[str, Section] = {}
         # By SSRC of the publisher; True where it is the repair stream.
         self._incoming: dict[int, tuple[Layer, bool]] = {}
-        # By our SSRC, primary or rtx.
-        self._outgoing: dict[int, Leg] = {}
         self._arrivals = ArrivalRecorder()
         # Ids of the transport-wide number and of the audio level, by mid; 0 where not agreed.
         self._noted_ids: dict[str, tuple[int, int]] = {}
@@ -77,10 +67,17 @@ class RtpSession:
         self._fir_number = 0
         self._reduced_size = False
         self._report_at = float("inf")
-        # Earliest time at which handle_timer has something to do.
-        self.due = float("inf")
-        # What the receiver says its link can take (REMB); None if it does not.
-        self.remb_bps: int | None = None
+        self._due = float("inf")
+
+    @property
+    def legs(self) -> dict[str, Leg]:
+        """What the peer receives, by mid."""
+        return self.subscriptions.legs
+
+    @property
+    def due(self) -> float:
+        """Earliest time at which handle_timer has something to do."""
+        return min(self._due, self.subscriptions.due)
 
     # Negotiation
 
@@ -97,13 +94,11 @@ class RtpSession:
         for mid, section in receiving.items():
             self._begin_track(section, publications[mid], now)
         slots = [(s, s.sending) for s in self._sections.values() if s.sending is not None]
-        kept = {section.mid for section, _ in slots}
-        for mid in [mid for mid in self.legs if mid not in kept]:
-            self._end_leg(self.legs.pop(mid))
+        self.subscriptions.end_all_but({section.mid for section, _ in slots})
         for section, sending in slots:
-            self._begin_leg(section, sending)
+            self.subscriptions.begin(section, sending)
         self._report_at = min(self._report_at, now + REPORT_INTERVAL_S)
-        self.due = min(self.due, self._report_at)
+        self._due = min(self._due, self._report_at)
 
     def _begin_track(self, section: Section, publication: Publication, now: float) -> None:
         track = self.tracks.get(section.mid)
@@ -133,36 +128,15 @@ class RtpSession:
                 if entry is not None and rtx not in self._incoming:
                     self._bind_repair(entry[0], rtx)
 
-    def _begin_leg(self, section: Section, sending: Sending) -> None:
-        leg = self.legs.get(section.mid)
-        if leg is None:
-            leg = self.legs[section.mid] = Leg(section, sending, self._outlet, self._random_sequence())
-            self._outgoing[sending.ssrc] = self._outgoing[sending.rtx_ssrc] = leg
-        else:
-            leg.negotiate(section)
-
     def _end_track(self, track: Track) -> None:
         for ssrc in [ssrc for ssrc, (layer, _) in self._incoming.items() if layer.track is track]:
             del self._incoming[ssrc]
 
-    def _end_leg(self, leg: Leg) -> None:
-        leg.detach()
-        for ssrc in [ssrc for ssrc, other in self._outgoing.items() if other is leg]:
-            del self._outgoing[ssrc]
-
-    def lanes_changed(self) -> None:
-        """Let the fan-outs know that packets to this peer go another way now."""
-        for leg in self.legs.values():
-            if leg.track is not None:
-                leg.track.fan_out.changed()
-
     def close(self) -> None:
         """Detach every leg, so that no fan-out knows this peer any more."""
-        for leg in self.legs.values():
-            leg.detach()
+        self.subscriptions.close()
         self._incoming.clear()
-        self._outgoing.clear()
-        self.due = self._report_at = float("inf")
+        self._due = self._report_at = float("inf")
 
     # RTP
 
@@ -192,6 +166,8 @@ class RtpSession:
             packet = recovered
         else:
             layer.reception.receive(packet.sequence, packet.timestamp, len(data), now)
+            if now - layer.last_packet_at > LAYER_SILENT_S:
+                layer.track.layer_awoke(layer, now)
             layer.last_packet_at = now
         if not layer.history.add(packet, now):
             counters.drop("duplicate")
@@ -214,7 +190,7 @@ class RtpSession:
             if identifier == transport_cc and len(value) == 2:
                 self._media_ssrc = packet.ssrc
                 self._arrivals.receive(value[0] << 8 | value[1], now)
-                self.due = min(self.due, self._arrivals.next_timer() or now)
+                self._due = min(self._due, self._arrivals.next_timer() or now)
             elif identifier == level and value:
                 track.level.receive(value[0], now)
 
@@ -224,8 +200,10 @@ class RtpSession:
             return
         if layer.keyframes.is_wanted:
             codec = track.codecs.get(packet.payload_type)
-            if codec is not None and starts_keyframe(codec.name, packet.peek(KEYFRAME_PEEK_BYTES)):
+            payload = packet.peek(KEYFRAME_PEEK_BYTES)
+            if codec is not None and starts_keyframe(codec.name, payload):
                 layer.keyframes.arrived()
+                layer.note_keyframe(codec.name, payload)
         nack = layer.nack
         if nack is None:
             return
@@ -233,11 +211,11 @@ class RtpSession:
         if lost:
             self._send_nack(layer, lost)
         if len(nack):
-            self.due = min(self.due, nack.next_timer() or now)
+            self._due = min(self._due, nack.next_timer() or now)
         if nack.gave_up:
             nack.gave_up = False
             track.want_keyframe(layer, now)
-            self.due = min(self.due, now)
+            self._due = min(self._due, now)
 
     def _unwrap(self, layer: Layer, packet: RtpPacket) -> RtpPacket | None:
         """Return the packet that an rtx packet repeats (RFC 4588 section 4); None for padding."""
@@ -324,22 +302,19 @@ class RtpSession:
                 self._receive_reports(packet.reports, now)
             elif isinstance(packet, rtcp.Nack):
                 self._outlet.counters.nacks_received += 1
-                leg = self._outgoing.get(packet.media_ssrc)
-                if leg is not None and leg.sending.ssrc == packet.media_ssrc:
-                    leg.repeat(packet.lost, now)
+                self.subscriptions.receive_nack(packet, now)
             elif isinstance(packet, rtcp.KeyframeRequest):
                 self._outlet.counters.keyframe_requests_received += 1
-                leg = self._outgoing.get(packet.media_ssrc)
-                if leg is not None:
-                    leg.keyframe_wanted(now)
+                self.subscriptions.receive_keyframe_request(packet, now)
+            elif isinstance(packet, rtcp.TransportFeedback):
+                self.subscriptions.receive_feedback(packet.data, now)
             elif isinstance(packet, rtcp.Remb):
-                self.remb_bps = packet.bitrate_bps
+                self.subscriptions.receive_remb(packet)
 
     def _receive_reports(self, reports: tuple[rtcp.Report, ...], now: float) -> None:
         for report in reports:
-            leg = self._outgoing.get(report.ssrc)
-            if leg is not None and leg.sending.ssrc == report.ssrc:
-                leg.receive_report(report, now)
+            leg = self.subscriptions.receive_report(report, now)
+            if leg is not None:
                 self._learn_round_trip(leg)
 
     def _receive_sender_report(self, report: rtcp.SenderReport, now: float) -> None:
@@ -375,7 +350,9 @@ class RtpSession:
         if now >= self._report_at:
             self._report_at = now + REPORT_INTERVAL_S
             self._report(now)
-        self.due = self._next_timer()
+        if self.subscriptions.due <= now:
+            self.subscriptions.handle_timer(now)
+        self._due = self._next_timer()
 
     def _next_timer(self) -> float:
         timers = [self._report_at, self._arrivals.next_timer()]
@@ -385,6 +362,23 @@ class RtpSession:
                 timers.append(layer.nack.next_timer() if layer.nack is not None else None)
         return min((timer for timer in timers if timer is not None), default=float("inf"))
 
+    def quality(self) -> Quality | None:
+        """Return how well this peer is connected, both ways; None before anything flows."""
+        down = self.subscriptions.quality()
+        layers = [
+            layer for layer, is_repair in self._incoming.values() if not is_repair and layer.bitrate_bps
+        ]
+        if not layers:
+            return down
+        loss = max(layer.loss for layer in layers)
+        if down is not None:
+            if loss <= down.loss:
+                return down
+            return replace(
+                down, loss=loss, score=min(down.score, score(loss, down.round_trip_s, down.jitter_s))
+            )
+        return Quality(score(loss, None, 0.0), loss, None, 0.0, sum(x.bitrate_bps for x in layers), None)
+
     def _report(self, now: float) -> None:
         blocks = []
         for layer, is_repair in self._incoming.values():
@@ -392,11 +386,7 @@ class RtpSession:
                 continue
             layer.measure(now)
             blocks.append(self._block(layer, now))
-        for leg in self.legs.values():
-            leg.layers_changed(now)
-            report = leg.sender_report(now)
-            if report:
-                self._outlet.send_rtcp(report)
+        self.subscriptions.report(now)
         for at in range(0, len(blocks), rtcp.MAX_REPORTS):
             chunk = tuple(blocks[at : at + rtcp.MAX_REPORTS])
             self._outlet.send_rtcp(
@@ -407,7 +397,7 @@ class RtpSession:
         reception, clock = layer.reception, layer.clock
         return rtcp.Report(
             ssrc=layer.ssrc,
-            fraction_lost=reception.take_fraction_lost(),
+            fraction_lost=layer.take_fraction_lost(),
             lost=reception.lost,
             highest_sequence=reception.extended_highest,
             jitter=int(reception.jitter),
@@ -429,7 +419,9 @@ class RtpSession:
         if send:
             self._outlet.counters.keyframe_requests_sent += 1
             self._send_feedback(self._keyframe_request(layer))
-        self.due = min(self.due, layer.keyframes.next_timer() or self.due)
+        self._due = min(self._due, layer.keyframes.next_timer() or self._due)
+        if layer.track.is_hint_due:  # somebody wants an encoding that sleeps: tell at the next tick
+            self._due = 0.0
 
     def _keyframe_request(self, layer: Layer) -> bytes:
         """Return a PLI, or a FIR to a publisher that agreed to nothing else (RFC 5104 section 4.3.1)."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sfu.media.audio_level import AudioLevel
-from sfu.media.codecs import Codec
+from sfu.media.codecs import Codec, frame_size
 from sfu.media.fan_out import FanOut
 from sfu.media.history import History
 from sfu.media.keyframes import KeyframeRequests
@@ -16,6 +16,16 @@ LAYER_SILENT_S = 1.0
 
 # A layer must be this much larger than the shown one to take its place.
 _CLEARLY_MORE = 1.25
+
+# An encoding that nobody takes is stopped after this; the lowest one stays as a picture at once for
+# whoever joins, until nobody was there for the longer time.
+UNUSED_S, ABANDONED_S = 3.0, 30.0
+
+# An encoding that its publisher was asked to begin again is counted on for so long.
+_AWAITED_S = 3.0
+
+# What an encoding is thought to cost before it was measured, by its rank from below.
+_GUESSED_BPS = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 
 # Weight of the newest second in the rate of a layer.
 _RATE_SMOOTHING = 0.5
@@ -47,7 +57,18 @@ class Layer:
         # The last sender report; None before the first.
         self.clock: SenderClock | None = None
         self.last_packet_at = float("-inf")
+        # Of the last keyframe that told it; 0 before.
+        self.width = self.height = 0
+        # What it costs now, and what it cost when it was sent last: an encoding that is stopped
+        # costs nothing now and as much as before when it is asked for.
         self.bitrate_bps = 0.0
+        self.nominal_bps = 0.0
+        # Fraction lost on the way from the publisher in the last report.
+        self.loss = 0.0
+        # When somebody took it last, and whether its publisher was told to stop it.
+        self.used_at = float("-inf")
+        self.is_asleep = False
+        self.woken_at = float("-inf")
         self._octets_before = 0
         self._measured_at: float | None = None
 
@@ -55,8 +76,26 @@ class Layer:
         """Update the bitrate; called about once a second."""
         if self._measured_at is not None and now > self._measured_at:
             rate = (self.reception.octets - self._octets_before) * 8 / (now - self._measured_at)
-            self.bitrate_bps += (rate - self.bitrate_bps) * _RATE_SMOOTHING
+            self.bitrate_bps += (rate - self.bitrate_bps) * (_RATE_SMOOTHING if self.bitrate_bps else 1.0)
+            if now - self.last_packet_at < LAYER_SILENT_S:
+                self.nominal_bps = self.bitrate_bps
         self._measured_at, self._octets_before = now, self.reception.octets
+
+    def take_fraction_lost(self) -> int:
+        """Return the loss since this was last asked, in 1/256, and keep it as `loss`."""
+        fraction = self.reception.take_fraction_lost()
+        self.loss = fraction / 256
+        return fraction
+
+    def is_alive(self, now: float) -> bool:
+        """Tell whether packets of it come."""
+        return now - self.last_packet_at < LAYER_SILENT_S
+
+    def note_keyframe(self, codec: str, payload: bytes) -> None:
+        """Take the size of the picture from the beginning of a keyframe, where it stands there."""
+        size = frame_size(codec, payload)
+        if size is not None:
+            self.width, self.height = size
 
 
 class Track:
@@ -85,6 +124,9 @@ class Track:
         self.codecs: dict[int, Codec] = {}
         self.extensions: dict[int, str] = {}
         self.layers: dict[str, Layer] = {}
+        # Set when its publisher is to be told at once which encodings are wanted.
+        self.is_hint_due = False
+        self._attended_at = float("-inf")
         self.level = AudioLevel()
         self.fan_out: FanOut[Layer] = FanOut()
         # Tells the publisher's peer of a wish; True when the request is to go out now.
@@ -111,14 +153,74 @@ class Track:
             return shown
         return best
 
+    def ladder(self, now: float) -> list[Layer]:
+        """Return the layers that could be sent, cheapest first: those alive, and those that sleep."""
+        there = [
+            layer
+            for layer in self.layers.values()
+            if layer.is_alive(now) or layer.is_asleep or now - layer.woken_at < _AWAITED_S
+        ]
+        for rank, layer in enumerate(there):
+            if not layer.nominal_bps and len(self.layers) > 1:
+                layer.nominal_bps = _GUESSED_BPS[min(rank, len(_GUESSED_BPS) - 1)]
+        return sorted(there, key=lambda layer: layer.nominal_bps) or list(self.layers.values())[:1]
+
+    def layer_for(self, rid: str, shown: Layer | None, now: float) -> Layer | None:
+        """Return the layer of a rid, or what stands in for it until it is there."""
+        wanted = self.layers.get(rid)
+        if wanted is None:
+            return self.best_layer(now, shown)
+        wanted.used_at = now
+        if wanted.is_asleep:
+            wanted.is_asleep, wanted.woken_at, self.is_hint_due = False, now, True
+            self.want_keyframe(wanted, now)
+        if wanted.is_alive(now):
+            return wanted
+        if shown is not None and shown.is_alive(now):
+            return shown
+        alive = [layer for layer in self.layers.values() if layer.is_alive(now)]
+        below = [layer for layer in alive if layer.nominal_bps <= wanted.nominal_bps]
+        if below:
+            return max(below, key=lambda layer: layer.nominal_bps)
+        return min(alive, key=lambda layer: layer.nominal_bps, default=wanted)
+
+    def take_hint(self, now: float) -> list[str] | None:
+        """Return the rids that its publisher should send, if that is not what it was told last.
+
+        Of a track with one encoding that encoding's rid is the empty string.
+        """
+        for leg in self.fan_out.legs:
+            self._attended_at = now
+            for layer in (leg.layer, leg.target):
+                if layer is not None:
+                    layer.used_at = now
+        lowest = min(self.layers.values(), key=lambda layer: layer.nominal_bps, default=None)
+        changed, self.is_hint_due = self.is_hint_due, False
+        for layer in self.layers.values():
+            idle = now - layer.used_at if layer is not lowest else now - self._attended_at - ABANDONED_S
+            if layer.is_asleep or not layer.is_alive(now):
+                continue
+            if idle > UNUSED_S:
+                layer.is_asleep = changed = True
+        return [layer.rid for layer in self.layers.values() if not layer.is_asleep] if changed else None
+
     def want_keyframe(self, layer: Layer, now: float) -> None:
         """Ask the publisher, unless it was asked a moment ago."""
         if self.kind == "video":
             self._request_keyframe(layer, layer.keyframes.want(now))
 
+    def layer_awoke(self, layer: Layer, now: float) -> None:
+        """A layer comes again after a silence: whoever wants it takes it."""
+        layer.last_packet_at, layer.is_asleep = now, False
+        for leg in self.fan_out.legs:
+            leg.layers_changed(now)
+
     def add_layer(self, layer: Layer, now: float) -> None:
         """Take an encoding in; one of the same rid gives way. The legs look again."""
-        layer.last_packet_at = now
+        layer.last_packet_at = layer.used_at = now
+        if not self.layers:
+            self._attended_at = now
+        layer.measure(now)
         self.layers[layer.rid] = layer
         for leg in self.fan_out.legs:
             leg.layers_changed(now)

@@ -1,10 +1,12 @@
-"""Transport-wide congestion feedback to a publisher (draft-holmer-rmcat-transport-wide-cc-01).
+"""Transport-wide congestion feedback, both ways (draft-holmer-rmcat-transport-wide-cc-01).
 
-Every packet of a connection carries one running number; the publisher is told when each
-arrived, and estimates from it what its link can take.
+Every packet of a connection carries one running number; its sender is told when each
+arrived, and estimates from it what the link can take. We tell publishers, and receivers
+tell us.
 """
 
 import struct
+from functools import lru_cache
 
 from sfu.media.packet import sequence_delta
 
@@ -111,3 +113,64 @@ def _chunks(symbols: list[int]) -> bytes:
         packed.append(chunk)
         at += 7
     return struct.pack(f"!{len(packed)}H", *packed)
+
+
+# More packets than a feedback of one datagram can speak of; a larger count is an attack.
+_MAX_TOLD = 4096
+
+
+def parse_feedback(body: bytes) -> tuple[int, list[float | None]]:
+    """Return the first number of a feedback, and when each packet from there on arrived.
+
+    Seconds on the receiver's clock, which wraps after 12 days (24 bits of 64 ms); None for a
+    packet that did not arrive.
+
+    Raises:
+        ValueError: it is shorter than it says.
+
+    """
+    if len(body) < 8:
+        raise ValueError("feedback without a header")
+    base, count, reference = struct.unpack_from("!HHI", body)
+    if not 0 < count <= _MAX_TOLD:
+        raise ValueError("feedback of no packets, or of too many")
+    symbols: list[int] = []
+    at, size = 8, len(body)
+    while len(symbols) < count:
+        if at + 2 > size:
+            raise ValueError("feedback cut in its chunks")
+        chunk = body[at] << 8 | body[at + 1]
+        at += 2
+        if chunk < 0x8000:
+            symbols += [chunk >> 13] * (chunk & 0x1FFF)
+        else:
+            symbols += _vector(chunk)
+    arrivals: list[float | None] = []
+    ticks = (reference >> 8) * _TICKS_PER_REFERENCE
+    for symbol in symbols[:count]:
+        if symbol == 1:
+            if at >= size:
+                raise ValueError("feedback cut in its deltas")
+            ticks += body[at]
+            at += 1
+            arrivals.append(ticks * _TICK_S)
+        elif symbol == 2:
+            if at + 2 > size:
+                raise ValueError("feedback cut in its deltas")
+            ticks += ((body[at] << 8 | body[at + 1]) ^ 0x8000) - 0x8000
+            at += 2
+            arrivals.append(ticks * _TICK_S)
+        else:
+            arrivals.append(None)
+    return base, arrivals
+
+
+_TICKS_PER_REFERENCE = round(_REFERENCE_S / _TICK_S)
+
+
+@lru_cache(maxsize=4096)
+def _vector(chunk: int) -> tuple[int, ...]:
+    """Return the symbols of a status vector: fourteen of one bit, or seven of two."""
+    if chunk & 0x4000:
+        return tuple(chunk >> shift & 3 for shift in range(12, -1, -2))
+    return tuple(chunk >> shift & 1 for shift in range(13, -1, -1))

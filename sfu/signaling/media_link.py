@@ -10,7 +10,7 @@ from sfu.calls.service import CallService
 from sfu.calls.table import IN, PENDING, Status
 from sfu.errors import BadRequest, InvalidState, NotAllowed, SfuError
 from sfu.media.plane import OfferReply, OfferRequest, TrackInfo
-from sfu.media.room import Preference
+from sfu.media.subscriptions import Preference
 from sfu.signaling import messages
 from sfu.signaling.hub import Hub
 from sfu.signaling.session import Session

@@ -70,8 +70,8 @@ class Peer:
         self.port.commit(1, self.sockaddr)
         return done
 
-    def next_transport_number(self) -> int:
-        return self.port.bank.next(self.place)
+    def next_transport_number(self, size: int, now: float) -> int:
+        return self.port.bank.next(self.place, size, now)
 
     def lane(self) -> Lane | None:
         port = self.port

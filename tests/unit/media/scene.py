@@ -109,7 +109,7 @@ class Outlet:
     def send_rtcp(self, data: bytes) -> None:
         self.compounds.append(data)
 
-    def next_transport_number(self) -> int:
+    def next_transport_number(self, size: int, now: float) -> int:
         self.transport_number = (self.transport_number + 1) & 0xFFFF
         return self.transport_number
 

@@ -173,6 +173,7 @@ def test_a_codec_that_the_publisher_changes_to_is_forwarded():
     """The legs of its track take over what was agreed again."""
     publisher, receiver = Scene(), Scene(slot(codecs=(VP8, H264)))
     receiver.session.legs["9"].attach(publisher.track, 0.0)
+    receiver.session.subscriptions.settle(0.0)
     publisher.negotiate(section(ssrcs=(1,), codecs=(H264,)))
     publisher.rtp(1, payload=b"\x65key", payload_type=102)
     assert [packet.payload_type for packet in receiver.outlet.take_sent()] == [102]
@@ -507,6 +508,7 @@ def test_a_nack_is_answered_by_the_leg():
     """On its primary SSRC only; on none of ours it is counted and no more."""
     publisher, receiver = Scene(), Scene(slot())
     receiver.session.legs["9"].attach(publisher.track, 0.0)
+    receiver.session.subscriptions.settle(0.0)
     publisher.rtp(1, payload=VP8_KEY)
     receiver.outlet.take_sent()
     receiver.hear(rtcp.nack(1, SENDING.rtx_ssrc, [100]), rtcp.nack(1, 4711, [100]), now=1.0)
@@ -520,6 +522,7 @@ def test_a_keyframe_request_reaches_the_publisher():
     """As a PLI on the publisher's own SSRC."""
     publisher, receiver = Scene(), Scene(slot())
     receiver.session.legs["9"].attach(publisher.track, 0.0)
+    receiver.session.subscriptions.settle(0.0)
     publisher.said()
     receiver.hear(rtcp.picture_loss(9, SENDING.ssrc), rtcp.full_intra_request(9, 4711, 1), now=1.0)
     assert publisher.said() == [rtcp.KeyframeRequest(OUR_SSRC, 1)]
@@ -532,9 +535,9 @@ def test_remb_is_remembered_and_the_rest_passed_over():
     scene = Scene()
     body = struct.pack("!II4sII", 1, 0, b"REMB", 1 << 24 | 2 << 18 | 1000, 5000)
     remb = struct.pack("!BBH", 0x8F, rtcp.PSFB, 5) + body
-    assert scene.session.remb_bps is None
+    assert scene.session.subscriptions.limit_bps == float("inf")
     scene.hear(bye((1,)), rtcp.transport_feedback(1, 2, bytes(8)), remb)
-    assert scene.session.remb_bps == 4000
+    assert scene.session.subscriptions.limit_bps == 4000
 
 
 # What goes out by itself
@@ -591,6 +594,7 @@ def test_legs_report_what_they_send():
     """Each with its own compound; and they look at the layers again."""
     publisher, receiver = Scene(), Scene(slot())
     receiver.session.legs["9"].attach(publisher.track, 0.0)
+    receiver.session.subscriptions.settle(0.0)
     publisher.hear(rtcp.sender_report(rtcp.SenderReport(1, 7 << 32, 3000, 0, 0)))
     publisher.rtp(1, payload=VP8_KEY)
     receiver.session.handle_timer(1.0)

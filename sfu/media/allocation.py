@@ -1,0 +1,143 @@
+"""Which layer of each track a receiver gets: one pure function.
+
+Audio is served before; what is left of the estimate goes to video. Everybody gets the
+lowest layer first, in order of priority, so that nobody is black while somebody is sharp;
+then better layers, a step at a time, within a priority in turn. What is shown already is
+kept while it fits; anything better must fit with room to spare, so that a link at the edge
+does not make pictures change back and forth.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# A better layer than the shown one must leave this much of the link free.
+HEADROOM = 1.10
+
+# The lowest layer of the first track is sent while the link takes this part of it: a picture
+# that stutters is more than none, and sound goes first on the way as well.
+_LAST_RESORT = 0.7
+
+# Sizes differ a little from what is asked for: a window of 641 pixels needs no second layer.
+_SIZE_TOLERANCE = 1.1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOption:
+    """One layer that could be sent: its name, what it costs, and its size if it is known."""
+
+    rid: str
+    bitrate_bps: float
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One slot: what could be shown there (worst first), and what the receiver said of it."""
+
+    mid: str
+    layers: tuple[LayerOption, ...]
+    shown: str | None = None
+    priority: int = 0
+    pinned: bool = False
+    max_width: int | None = None
+    max_height: int | None = None
+
+    def usable(self) -> tuple[LayerOption, ...]:
+        """Return the layers up to the first that fills the size asked for; at least one."""
+        if self.max_width is None and self.max_height is None:
+            return self.layers
+        # A size asked for in one direction only is met in that direction.
+        width, height = self.max_width or 0, self.max_height or 0
+        for index, layer in enumerate(self.layers):
+            fills = layer.width * _SIZE_TOLERANCE >= width and layer.height * _SIZE_TOLERANCE >= height
+            if layer.height and fills:
+                return self.layers[: index + 1]
+        return self.layers
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """Mid → rid of the layer to send, None where nothing fits; and what would satisfy every wish."""
+
+    layers: dict[str, str | None]
+    # Mids that get less than they could show.
+    limited: frozenset[str]
+    used_bps: float
+    # The next better allocation costs this much; equal to `used_bps` when there is none.
+    next_bps: float
+
+
+def allocate(
+    estimate_bps: float, wishes: Sequence[Wish], audio_bps: float = 0.0, *, may_pause: bool = True
+) -> Allocation:
+    """Return the layer of each slot that an estimate allows; audio is taken off first.
+
+    With `may_pause` false everybody gets the lowest layer at least, whatever the estimate.
+    """
+    ordered = sorted(wishes, key=lambda wish: (not wish.pinned, -wish.priority))
+    ladders = {wish.mid: wish.usable() for wish in ordered}
+    chosen: dict[str, int] = {wish.mid: -1 for wish in ordered}
+    budget = estimate_bps - audio_bps
+    used = 0.0
+    is_first = True
+    for wish in ordered:
+        ladder = ladders[wish.mid]
+        if not ladder:
+            continue
+        cost = ladder[0].bitrate_bps
+        spare = 1.0 if wish.shown is not None else HEADROOM
+        fits = used + cost * spare <= budget or (is_first and budget >= cost * _LAST_RESORT)
+        if fits or not may_pause:
+            chosen[wish.mid] = 0
+            used += cost
+        is_first = False
+    used = _raise_layers(ordered, ladders, chosen, budget, used)
+    with_layers = {mid: index for mid, index in chosen.items() if ladders[mid]}
+    layers = {mid: ladders[mid][index].rid if index >= 0 else None for mid, index in with_layers.items()}
+    limited = frozenset(mid for mid, index in with_layers.items() if index + 1 < len(ladders[mid]))
+    return Allocation(
+        layers, limited, audio_bps + used, audio_bps + _next_cost(ordered, ladders, chosen, used)
+    )
+
+
+def _raise_layers(
+    ordered: list[Wish],
+    ladders: dict[str, tuple[LayerOption, ...]],
+    chosen: dict[str, int],
+    budget: float,
+    used: float,
+) -> float:
+    """Go up a step at a time, in turn within one priority; return what is used then."""
+    ranks = sorted({(not wish.pinned, -wish.priority) for wish in ordered})
+    for rank in ranks:
+        group = [wish for wish in ordered if (not wish.pinned, -wish.priority) == rank]
+        raised = True
+        while raised:
+            raised = False
+            for wish in group:
+                ladder, index = ladders[wish.mid], chosen[wish.mid]
+                if index < 0 or index + 1 >= len(ladder):
+                    continue
+                more = ladder[index + 1].bitrate_bps - ladder[index].bitrate_bps
+                shown = next((i for i, layer in enumerate(ladder) if layer.rid == wish.shown), -1)
+                # Below what is shown nothing is new: only what exceeds it needs room to spare.
+                spare = 1.0 if index + 1 <= shown else HEADROOM
+                if (used + more) * spare <= budget:
+                    chosen[wish.mid] = index + 1
+                    used += max(0.0, more)
+                    raised = True
+    return used
+
+
+def _next_cost(
+    ordered: list[Wish], ladders: dict[str, tuple[LayerOption, ...]], chosen: dict[str, int], used: float
+) -> float:
+    """Return the cost of the cheapest step up from what was chosen, with the room it needs."""
+    steps = []
+    for wish in ordered:
+        ladder, index = ladders[wish.mid], chosen[wish.mid]
+        if index + 1 < len(ladder):
+            now = ladder[index].bitrate_bps if index >= 0 else 0.0
+            steps.append(used + ladder[index + 1].bitrate_bps - now)
+    return min(steps) * HEADROOM if steps else used

@@ -1,0 +1,245 @@
+"""What a receiver's link can take, from the transport-wide feedback it sends (send side).
+
+Three signs, in this order: a queue that stands (delay), packets that are gone (loss), and
+what arrives while more is sent on purpose (probing). The first follows the thought of
+LEDBAT (RFC 6817) and Copa: not how fast the delay grows but whether it stays above the
+least delay of the last seconds, over a stretch in which every packet had the chance to be
+early. Jitter and the burst of a keyframe do not stand; the queue of a link that is sent too
+much does. What somebody else's flow adds for good becomes the new least delay.
+
+Pure: feedback and `now` come in, `estimate_bps` goes out.
+"""
+
+from collections import deque
+
+MIN_BPS, MAX_BPS = 50_000.0, 100_000_000.0
+
+# Enough for the middle layer of a camera; a probe finds the rest within a second.
+START_BPS = 1_000_000.0
+
+# A queue longer than this is ours to drain; below the lower one the link is idle now and then.
+QUEUE_HIGH_S, QUEUE_LOW_S = 0.030, 0.012
+
+# Every packet of so long a stretch must have waited for a queue to stand.
+_STANDING_S = 0.1
+
+# The least delay is looked for in this time; two halves, so that it slides.
+_BASE_WINDOW_S = 10.0
+
+# After a decrease, this much of what arrived; the rest lets the queue drain.
+_DECREASE = 0.85
+
+# Losses between these neither raise nor lower the estimate: links lose packets without a queue.
+LOSS_LOW, LOSS_HIGH = 0.02, 0.10
+
+# A fraction of loss is taken over as many packets, and as long. What chance alone makes of the
+# higher fraction (two deviations) is not held against a link.
+_LOSS_PACKETS, _LOSS_S, _DEVIATIONS = 20, 0.5, 2.0
+
+# Entries of a window, whatever the receiver's clock says.
+_MAX_ENTRIES = 256
+
+# Growth in a second without any sign against it, and how far it may lead what is really sent.
+_GROWTH, _LEAD, _LEAD_BPS = 1.08, 1.5, 20_000.0
+
+# What arrives is taken for proof but for this; one rate is never measured to the bit.
+_PROVEN = 0.95
+
+# Rates are taken over this.
+_RATE_S = 0.5
+
+# A probe is judged by at least so long a stretch of arrivals: a token bucket is empty by then.
+_PROBE_JUDGED_S = 0.25
+
+
+class _Rate:
+    """Bytes over a sliding window, by a time that grows."""
+
+    __slots__ = ("_bytes", "_entries")
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[float, int]] = deque()
+        self._bytes = 0
+
+    def add(self, at: float, size: int) -> None:
+        self._entries.append((at, size))
+        self._bytes += size
+        while self._entries[0][0] < at - _RATE_S or len(self._entries) > _MAX_ENTRIES:
+            self._bytes -= self._entries.popleft()[1]
+
+    def bps(self) -> float | None:
+        """Return bits a second, None before there are two moments; the first one only begins it."""
+        if len(self._entries) < 2:
+            return None
+        first, last = self._entries[0], self._entries[-1]
+        return (self._bytes - first[1]) * 8 / max(last[0] - first[0], 0.02)
+
+
+class BandwidthEstimator:
+    """Feedback of one receiver in, one estimate out."""
+
+    __slots__ = (
+        "_arrival_rate",
+        "_base",
+        "_base_before",
+        "_base_until",
+        "_delays",
+        "_hold_until",
+        "_is_lossy",
+        "_loss_at",
+        "_loss_lost",
+        "_loss_total",
+        "_probe",
+        "_sent_rate",
+        "_updated_at",
+        "congested_at",
+        "estimate_bps",
+        "loss",
+        "queue_s",
+        "round_trip_s",
+    )
+
+    def __init__(self, start_bps: float = START_BPS) -> None:
+        self.estimate_bps = start_bps
+        # How long packets wait on the way beyond what they must; seconds.
+        self.queue_s = 0.0
+        # Fraction lost of the last packets that were told of.
+        self.loss = 0.0
+        # Least time from a packet's sending to the feedback that tells of it; None before the first.
+        self.round_trip_s: float | None = None
+        # When the link was last found full.
+        self.congested_at = float("-inf")
+        self._arrival_rate, self._sent_rate = _Rate(), _Rate()
+        self._delays: deque[tuple[float, float]] = deque()
+        self._base = self._base_before = float("inf")
+        self._base_until = float("-inf")
+        self._hold_until = float("-inf")
+        self._loss_at = self._updated_at = float("-inf")
+        self._loss_lost = self._loss_total = 0
+        self._is_lossy = False
+        # (from when sent, first arrival, bytes since) of the probe that runs.
+        self._probe: tuple[float, float | None, int] | None = None
+
+    @property
+    def sent_bps(self) -> float:
+        """What was really sent lately, as far as feedback tells of it."""
+        return self._sent_rate.bps() or 0.0
+
+    @property
+    def arrived_bps(self) -> float | None:
+        """What arrived lately; None before there was enough."""
+        return self._arrival_rate.bps()
+
+    def receive(self, sent: list[float], sizes: list[int], arrived: list[float | None], now: float) -> None:
+        """Take one feedback: for each packet when it was sent, its bytes, and when it arrived.
+
+        Times of sending are ours, times of arrival the receiver's clock; None: it did not arrive.
+        """
+        if not sent:
+            return
+        delays = [there - here for here, there in zip(sent, arrived, strict=True) if there is not None]
+        self._sent_rate.add(max(sent), sum(sizes))
+        self._count_loss(len(sent), len(sent) - len(delays), now)
+        if delays:
+            there = [at for at in arrived if at is not None]
+            bytes_there = sum(size for size, at in zip(sizes, arrived, strict=True) if at is not None)
+            last = max(there)
+            self._arrival_rate.add(last, bytes_there)
+            self._note_delay(min(delays), last, now)
+            trip = now - max(sent)
+            self.round_trip_s = trip if self.round_trip_s is None else min(trip, self.round_trip_s * 1.02)
+            if self._probe is not None:
+                self._follow_probe(sent, sizes, arrived, now)
+        self._update(now)
+
+    def _count_loss(self, total: int, lost: int, now: float) -> None:
+        self._loss_total += total
+        self._loss_lost += lost
+        if self._loss_total >= _LOSS_PACKETS and now - self._loss_at >= _LOSS_S:
+            total, lost = self._loss_total, self._loss_lost
+            self.loss = lost / total
+            chance = _DEVIATIONS * (total * LOSS_HIGH * (1 - LOSS_HIGH)) ** 0.5
+            self._is_lossy = lost > LOSS_HIGH * total + chance
+            self._loss_total = self._loss_lost = 0
+            self._loss_at = now
+
+    def _note_delay(self, least: float, at: float, now: float) -> None:
+        if now >= self._base_until:
+            self._base_before = self._base
+            self._base, self._base_until = float("inf"), now + _BASE_WINDOW_S / 2
+        self._base = min(self._base, least)
+        delays = self._delays
+        delays.append((at, least))
+        # The youngest that is old enough stays, so that the stretch is always covered.
+        while len(delays) > 1 and (delays[1][0] <= at - _STANDING_S or len(delays) > _MAX_ENTRIES):
+            delays.popleft()
+        standing = min(delay for _, delay in delays)
+        self.queue_s = max(0.0, standing - min(self._base, self._base_before))
+
+    def _update(self, now: float) -> None:
+        elapsed = min(0.5, max(0.0, now - self._updated_at))
+        self._updated_at = now
+        arrived = self._arrival_rate.bps()
+        if arrived is None:
+            return
+        if self.queue_s > QUEUE_HIGH_S:
+            self.congested_at, self._probe = now, None
+            if now >= self._hold_until:
+                self._lower(arrived * _DECREASE, now)
+        elif self._is_lossy:
+            self.congested_at = now
+            if now >= self._hold_until:
+                self._lower(min(self.estimate_bps, self.sent_bps) * (1 - self.loss / 2), now)
+                self._is_lossy = False  # said once
+        elif self.queue_s < QUEUE_LOW_S and self.loss < LOSS_LOW:
+            limit = max(self.estimate_bps, arrived * _LEAD + _LEAD_BPS)
+            # What arrives without a queue is proof.
+            self._set(max(min(self.estimate_bps * _GROWTH**elapsed, limit), arrived * _PROVEN))
+
+    def _lower(self, bps: float, now: float) -> None:
+        # What was decided shows itself one round trip later, at the earliest.
+        self._hold_until = now + 0.2 + (self.round_trip_s or 0.1)
+        if bps < self.estimate_bps:
+            self._set(bps)
+
+    def _set(self, bps: float) -> None:
+        self.estimate_bps = min(MAX_BPS, max(MIN_BPS, bps))
+
+    # Probing
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing speaks against sending more."""
+        return self.queue_s < QUEUE_LOW_S and not self._is_lossy
+
+    def begin_probe(self, now: float) -> None:
+        """From now on more is sent than needed: what arrives of it is proof."""
+        self._probe = (now, None, 0)
+
+    def end_probe(self) -> None:
+        """Judge no more by the probe."""
+        self._probe = None
+
+    def _follow_probe(
+        self, sent: list[float], sizes: list[int], arrived: list[float | None], now: float
+    ) -> None:
+        assert self._probe is not None
+        since, first, octets = self._probe
+        last = first
+        for here, size, there in zip(sent, sizes, arrived, strict=True):
+            if here < since or there is None:
+                continue
+            if first is None:
+                first = last = there
+                continue
+            octets += size
+            last = max(there, last or there)
+        self._probe = (since, first, octets)
+        if first is None or last is None or last - first < _PROBE_JUDGED_S or not self.is_clear:
+            return
+        self._set(max(self.estimate_bps, octets * 8 / (last - first) * _PROVEN))
+        self.congested_at = min(self.congested_at, now - 1.0)
+
+    def limit(self, bps: float) -> None:
+        """Take a limit that the receiver states itself (REMB)."""
+        self._set(bps)

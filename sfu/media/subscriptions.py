@@ -1,0 +1,346 @@
+"""What one peer receives: its legs, what its link takes, and which layer each leg gets.
+
+Feedback goes in at the top (`receive_feedback`, reports, NACKs), becomes an estimate, then
+an allocation, then a wish of each leg; a probe asks the link for more when that would help.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from sfu.media import rtcp
+from sfu.media.allocation import LayerOption, Wish, allocate
+from sfu.media.bandwidth import BandwidthEstimator
+from sfu.media.leg import Leg, Outlet
+from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
+from sfu.media.packet import sequence_delta
+from sfu.media.probing import Prober
+from sfu.media.quality import Quality, score
+from sfu.media.transport_cc import parse_feedback
+
+# While a probe runs, or the estimate moves, somebody looks this often.
+_PROBE_TICK_S = 0.02
+
+# An estimate that moved by less changes no layer.
+_NOTABLE = 0.03
+
+# After the link was found full, nobody asks it for more for so long.
+_CALM_S = 2.0
+
+# So many seconds without any feedback, and nobody will send it.
+_SILENT_REPORTS = 4
+
+# The receiver's clock of arrival in feedback: 24 bits of 64 ms.
+_ARRIVAL_WRAP_S = 2**24 * 0.064
+
+# Feedback packets in a second that are looked at; libwebrtc sends at most twenty, and a few more
+# where one does not hold all.
+MAX_FEEDBACK_PER_S = 100
+
+
+class SubscriberOutlet(Outlet, Protocol):
+    """How legs send, and what was sent lately."""
+
+    def send_rtcp(self, data: bytes) -> None:
+        """Protect and queue a compound."""
+
+    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
+        """Return when the packets from a transport-wide number on were sent, and their sizes."""
+
+
+@dataclass(slots=True)
+class Preference:
+    """What a receiver said it needs of a slot or a track."""
+
+    priority: int = 0
+    paused: bool = False
+    pinned: bool = False
+    max_width: int | None = None
+    max_height: int | None = None
+    max_fps: int | None = None
+
+
+class Subscriptions:
+    """The receiving half of a peer, as its server end sends it."""
+
+    def __init__(self, outlet: SubscriberOutlet, random_sequence: Callable[[], int]) -> None:
+        self._outlet, self._random_sequence = outlet, random_sequence
+        # By mid.
+        self.legs: dict[str, Leg] = {}
+        # What the receiver said of each slot, by mid; absent: nothing.
+        self._preferences: dict[str, Preference] = {}
+        # By our SSRC, primary or rtx.
+        self._by_ssrc: dict[int, Leg] = {}
+        self.bandwidth = BandwidthEstimator()
+        # Whether the receiver sends transport-wide feedback; until then its link has no limit.
+        self._has_feedback = False
+        # Reports in which something was sent and no feedback came, ever.
+        self._silent_reports = 0
+        # What the receiver states itself (REMB); used where there is no feedback.
+        self.remb_bps: int | None = None
+        self._prober = Prober()
+        self._next_number: int | None = None
+        self._last_arrival = 0.0
+        self._arrival_wraps = 0.0
+        self._feedback_budget, self._feedback_at = float(MAX_FEEDBACK_PER_S), 0.0
+        self._decided_bps = 0.0
+        # What the next better allocation would take.
+        self._wanted_bps = 0.0
+        self._is_stale = False
+        # Earliest time at which handle_timer has something to do.
+        self.due = float("inf")
+
+    # Legs
+
+    def begin(self, section: Section, sending: Sending) -> None:
+        """Begin a slot, or take over what was agreed for it again."""
+        leg = self.legs.get(section.mid)
+        if leg is None:
+            leg = Leg(section, sending, self._outlet, self._random_sequence(), self.changed)
+            self.legs[section.mid] = leg
+            self._by_ssrc[sending.ssrc] = self._by_ssrc[sending.rtx_ssrc] = leg
+        else:
+            leg.negotiate(section)
+        # Until it stays away, feedback that was agreed is counted on.
+        if section.extension_id(TRANSPORT_CC_URI) and section.codecs[0].has_feedback("transport-cc"):
+            self._has_feedback = self._has_feedback or self._silent_reports < _SILENT_REPORTS
+
+    def end_all_but(self, mids: set[str]) -> None:
+        """End the slots that are no longer there."""
+        for mid in [mid for mid in self.legs if mid not in mids]:
+            leg = self.legs.pop(mid)
+            leg.detach()
+            for ssrc in [ssrc for ssrc, other in self._by_ssrc.items() if other is leg]:
+                del self._by_ssrc[ssrc]
+
+    def lanes_changed(self) -> None:
+        """Let the fan-outs know that packets to this peer go another way now."""
+        for leg in self.legs.values():
+            if leg.track is not None:
+                leg.track.fan_out.changed()
+
+    def close(self) -> None:
+        """Detach every leg, so that no fan-out knows this peer any more."""
+        for leg in self.legs.values():
+            leg.detach()
+        self._by_ssrc.clear()
+        self.due = float("inf")
+
+    # Which layers
+
+    def prefer(self, mid: str, preference: Preference | None) -> None:
+        """Take what the receiver needs of what stands in a slot now."""
+        if preference is None:
+            self._preferences.pop(mid, None)
+        else:
+            self._preferences[mid] = preference
+        self.changed()
+
+    def changed(self) -> None:
+        """Choose layers anew at the next tick: tracks, layers or wishes are not what they were."""
+        self._is_stale = True
+        self.due = 0.0
+
+    def settle(self, now: float) -> None:
+        """Choose layers at once, if something has changed."""
+        if self._is_stale:
+            self.allocate(now)
+
+    @property
+    def limit_bps(self) -> float:
+        """What the receiver's link takes, as far as anybody knows; infinite if nobody does."""
+        if self._has_feedback:
+            return self.bandwidth.estimate_bps
+        return float(self.remb_bps) if self.remb_bps is not None else float("inf")
+
+    def allocate(self, now: float) -> None:
+        """Choose the layer of every video leg."""
+        self._is_stale = False
+        self._decided_bps = self.limit_bps
+        wishes = [self._wish(leg, now) for leg in self.legs.values() if leg.kind == "video" and leg.track]
+        if not wishes:
+            self._wanted_bps = 0.0
+            return
+        # A link of which nothing bad was heard gets something of everything.
+        may_pause = self._has_feedback and self.bandwidth.congested_at > float("-inf")
+        choice = allocate(self._decided_bps, wishes, self._audio_bps(), may_pause=may_pause)
+        for mid, rid in choice.layers.items():
+            self.legs[mid].allot(rid, now, is_limited=mid in choice.limited)
+        self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
+
+    def _wish(self, leg: Leg, now: float) -> Wish:
+        assert leg.track is not None
+        preference = self._preferences.get(leg.mid) or _NO_PREFERENCE
+        options = tuple(
+            LayerOption(layer.rid, layer.nominal_bps, layer.width, layer.height)
+            for layer in leg.track.ladder(now)
+        )
+        return Wish(
+            leg.mid,
+            options,
+            shown=leg.layer.rid if leg.layer is not None else None,
+            priority=preference.priority,
+            pinned=preference.pinned,
+            max_width=preference.max_width,
+            max_height=preference.max_height,
+        )
+
+    def _audio_bps(self) -> float:
+        return sum(
+            leg.layer.bitrate_bps
+            for leg in self.legs.values()
+            if leg.kind == "audio" and leg.layer is not None
+        )
+
+    # What the receiver sends
+
+    def leg_of(self, ssrc: int) -> Leg | None:
+        """Return the leg that sends under an SSRC of ours."""
+        return self._by_ssrc.get(ssrc)
+
+    def receive_nack(self, packet: rtcp.Nack, now: float) -> None:
+        """Send again what is missing."""
+        leg = self._by_ssrc.get(packet.media_ssrc)
+        if leg is not None and leg.sending.ssrc == packet.media_ssrc:
+            leg.repeat(packet.lost, now)
+
+    def receive_keyframe_request(self, packet: rtcp.KeyframeRequest, now: float) -> None:
+        """Pass a PLI or FIR on."""
+        leg = self._by_ssrc.get(packet.media_ssrc)
+        if leg is not None:
+            leg.keyframe_wanted(now)
+
+    def receive_report(self, report: rtcp.Report, now: float) -> Leg | None:
+        """Take a report block; return the leg of which it tells."""
+        leg = self._by_ssrc.get(report.ssrc)
+        if leg is None or leg.sending.ssrc != report.ssrc:
+            return None
+        leg.receive_report(report, now)
+        return leg
+
+    def receive_remb(self, packet: rtcp.Remb) -> None:
+        """Take what the receiver believes its link can take."""
+        self.remb_bps = packet.bitrate_bps
+        if not self._has_feedback:
+            self.changed()
+
+    def receive_feedback(self, body: bytes, now: float) -> None:
+        """Take a transport-wide feedback; one that is broken or too much is counted and gone."""
+        self._feedback_budget += (now - self._feedback_at) * MAX_FEEDBACK_PER_S
+        self._feedback_budget = min(self._feedback_budget, MAX_FEEDBACK_PER_S) - 1
+        self._feedback_at = now
+        if self._feedback_budget < 0:
+            self._feedback_budget = 0
+            self._outlet.counters.drop("feedback_flood")
+            return
+        try:
+            first, arrived = parse_feedback(body)
+        except ValueError:
+            self._outlet.counters.drop("malformed_rtcp")
+            return
+        if self._next_number is not None:
+            told = sequence_delta(self._next_number, first)
+            if 0 < told <= len(arrived):  # told of before: each packet counts once
+                first, arrived = self._next_number, arrived[told:]
+        if not arrived:
+            return
+        self._next_number = (first + len(arrived)) & 0xFFFF
+        sent, sizes = self._outlet.recall(first, len(arrived), now)
+        if not all(sizes):
+            known = [index for index, size in enumerate(sizes) if size]
+            sent, sizes = [sent[i] for i in known], [sizes[i] for i in known]
+            arrived = [arrived[i] for i in known]
+        self._has_feedback, self._silent_reports = True, -1
+        self.bandwidth.receive(sent, sizes, self._unwrapped(arrived), now)
+        self._follow(now)
+
+    def _unwrapped(self, arrived: list[float | None]) -> list[float | None]:
+        """Return times that go on over the end of the receiver's clock."""
+        first = next((at for at in arrived if at is not None), None)
+        if first is None:
+            return arrived
+        if first + self._arrival_wraps < self._last_arrival - _ARRIVAL_WRAP_S / 2:
+            self._arrival_wraps += _ARRIVAL_WRAP_S
+        wraps = self._arrival_wraps
+        self._last_arrival = first + wraps
+        return [at + wraps if at is not None else None for at in arrived] if wraps else arrived
+
+    def _follow(self, now: float) -> None:
+        """Act on a new estimate: end or begin a probe, choose layers."""
+        bandwidth, prober = self.bandwidth, self._prober
+        if prober.is_running and prober.judge(bandwidth.estimate_bps, is_clear=bandwidth.is_clear, now=now):
+            bandwidth.end_probe()
+        if now - bandwidth.congested_at < _CALM_S:
+            prober.put_off(now)
+        moved = abs(bandwidth.estimate_bps - self._decided_bps)
+        if moved > self._decided_bps * _NOTABLE:
+            self.allocate(now)
+        if (
+            self._wanted_bps > bandwidth.estimate_bps
+            and bandwidth.is_clear
+            and prober.begin(self._wanted_bps, bandwidth.estimate_bps, now)
+        ):
+            bandwidth.begin_probe(now)
+            self.due = min(self.due, now + _PROBE_TICK_S)
+
+    # What goes out by itself
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due: a new choice of layers, the padding of a probe."""
+        self.due = float("inf")
+        if self._is_stale:
+            self.allocate(now)
+        prober = self._prober
+        if prober.is_running:
+            self._pad(prober.padding(self._media_bps, now), now)
+            if prober.judge(self.bandwidth.estimate_bps, is_clear=self.bandwidth.is_clear, now=now):
+                self.bandwidth.end_probe()
+            else:
+                self.due = now + _PROBE_TICK_S
+
+    @property
+    def _media_bps(self) -> float:
+        """What the shown layers cost."""
+        return sum(leg.layer.bitrate_bps for leg in self.legs.values() if leg.layer is not None)
+
+    def _pad(self, size: int, now: float) -> None:
+        """Send so many bytes of repeats, on any leg that has some."""
+        legs = [leg for leg in self.legs.values() if leg.kind == "video" and leg.layer is not None]
+        for leg in legs:
+            if size <= 0:
+                return
+            size -= leg.pad(size, now)
+
+    def report(self, now: float) -> None:
+        """Send the sender reports, and look at the layers; once a second."""
+        for leg in self.legs.values():
+            leg.measure(now)
+            report = leg.sender_report(now)
+            if report:
+                self._outlet.send_rtcp(report)
+        if 0 <= self._silent_reports < _SILENT_REPORTS and self._media_bps > 0:
+            self._silent_reports += 1
+            self._has_feedback = self._has_feedback and self._silent_reports < _SILENT_REPORTS
+        self.allocate(now)
+
+    def quality(self) -> Quality | None:
+        """Return how well this peer receives; None if it receives nothing."""
+        legs = [leg for leg in self.legs.values() if leg.layer is not None]
+        if not legs:
+            return None
+        trips = [leg.round_trip_s for leg in legs if leg.round_trip_s is not None]
+        round_trip_s = min(trips) if trips else self.bandwidth.round_trip_s
+        loss = max(leg.loss for leg in legs)
+        limited = any(leg.is_limited for leg in legs)
+        jitter_s = max(leg.jitter / leg.clock_rate for leg in legs)
+        return Quality(
+            score=score(loss, round_trip_s, jitter_s, limited=limited),
+            loss=loss,
+            round_trip_s=round_trip_s,
+            jitter_s=jitter_s,
+            bitrate_bps=sum(leg.bitrate_bps for leg in legs),
+            estimate_bps=self.bandwidth.estimate_bps if self._has_feedback else None,
+        )
+
+
+_NO_PREFERENCE = Preference()
