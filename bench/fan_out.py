@@ -82,7 +82,7 @@ def measure(receivers: int, least: int, packets: int = 3_000) -> float:
     for number in range(receivers):
         section = Section(0, "0", "video", sends=True, codecs=(VP8, RTX), extensions=extensions)
         sending = Sending(1000 + number, 5000 + number, "s")
-        Leg(section, sending, Outlet(port, bank, address), 100).attach(track, 0.0)
+        Leg(section, sending, Outlet(port, bank, address), None).attach(track, 0.0)
     payload = b"\x90\x80\x80\x01\x00" + os.urandom(PAYLOAD)
     for sequence in range(200):
         track.fan_out.forward(layer, RtpPacket(build(96, sequence, 0, 1, payload)), 0.0)

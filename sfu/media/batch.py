@@ -2,15 +2,16 @@
 
 What is common is written by broadcast, what is each leg's own by columns: sequence number,
 media time, SSRC, transport-wide number, frame and picture numbers. libsrtp then encrypts
-each row in place, and the rows go out with the next `sendmmsg`.
+each row in place, and the rows, whose addresses stand there already, go out in one `sendmmsg`.
 
 Only packets in their order come here. Late ones, and whatever a leg must decide for itself
 (where to begin, what to repeat), go through the leg; so legs need their state only now and
 then, and take it from the batch by `catch_up`.
 """
 
+import struct
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +20,31 @@ from sfu.media.number_bank import SENT_KEPT, NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
-from sfu.media.srtp import Rows, SrtpContext, protect_block
+from sfu.media.srtp import SrtpContext, ciphers, protect_all
+from sfu.media.udp import Block
 from sfu.metrics import MediaCounters
 
 # Below this the arrays cost more than they save (bench/fan_out.py).
-MIN_LEGS = 4
+MIN_LEGS = 2
 
-# One batch fills half of the outgoing rows at most; a larger audience is several batches.
+# A larger audience is several batches, each with rows of its own.
 MAX_LEGS = 256
 
-_HEADER = np.dtype([("sequence", ">u2"), ("timestamp", ">u4"), ("ssrc", ">u4")])
+# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet.
+_HEAD = struct.Struct("!BHI")
 
 
 class RowOutlet(Protocol):
     """Where rows go out: the UDP port."""
 
-    outgoing: Rows
+    def take_block(self, sockaddrs: Sequence[bytes]) -> Block:
+        """Return rows for an audience, one to each address."""
 
-    def reserve_block(self, count: int) -> int:
-        """Return the index of the first of so many free rows."""
+    def give_back(self, block: Block) -> None:
+        """Take rows back that nobody uses any more."""
 
-    def commit_block(self, count: int, sockaddrs: NDArray[np.uint8], empty: int = 0) -> None:
-        """Queue the rows that were reserved last, of which some may be empty."""
+    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
+        """Send the first rows; False: the socket was full."""
 
 
 class Lane(NamedTuple):
@@ -93,27 +97,33 @@ class Batch:
         self._count = len(legs)
         first = lanes[0]
         self._out, self._counters, self._bank = first.out, first.counters, first.bank
-        self._contexts = [lane.context for lane in lanes]
-        self._sockaddrs = np.frombuffer(b"".join(lane.sockaddr for lane in lanes), np.uint8).reshape(
-            self._count, -1
-        )
+        self._block = first.out.take_block([lane.sockaddr for lane in lanes])
+        rows = self._block.rows
+        self._matrix = rows.matrix[: self._count]
+        self._lengths = rows.lengths[: self._count]
+        self._ciphers = ciphers([lane.context for lane in lanes], rows)
         self._places = np.array([lane.place for lane in lanes])
         self._sent_rows = self._places * SENT_KEPT
         columns = np.array([leg.offsets() for leg in legs], np.int64)
-        header = np.zeros(self._count, _HEADER)
-        header["ssrc"] = columns[:, 0]
-        # Bytes 2 to 11 of each packet, and the two columns of them that change.
-        self._header = header.view(np.uint8).reshape(self._count, -1)
-        self._sequence_column, self._timestamp_column = header["sequence"], header["timestamp"]
-        self._sequences = columns[:, 1].astype(np.uint16)
-        self._timestamps = columns[:, 2].astype(np.uint32)
+        # What the others' offsets are measured from; it is the first leg's.
+        self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
+        self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
+        self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
+        # Legs that took up a layer when it was fresh have its own numbers, all of them.
+        self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
+        self._ssrc_column = self._column(8, ">u4")
+        self._ssrcs = columns[:, 0].astype(">u4")
+        self._sequence_column, self._timestamp_column = self._column(2, ">u2"), self._column(4, ">u4")
         self._pictures = columns[:, 3].astype(np.uint16)
         self._tl0s = columns[:, 4].astype(np.uint8)
         self._frames = columns[:, 5].astype(np.uint16)
         self._move_pictures = bool(self._pictures.any() or self._tl0s.any())
+        self._move_frames = bool(self._frames.any())
         self._numbers = np.zeros(self._count, np.uint16)
-        self._two = np.zeros(self._count, ">u2")
-        self._two_bytes = self._two.view(np.uint8).reshape(self._count, 2)
+        # Two bytes of each row at a place, by place.
+        self._twos: dict[int, NDArray[np.uint16]] = {}
+        # The frame of which packets were dropped because the socket was full, by its timestamp.
+        self._spoilt: int | None = None
         # What it sent to each leg so far.
         self.packets = self.octets = 0
         self._last: tuple[RtpPacket, Body, float] | None = None
@@ -123,6 +133,15 @@ class Batch:
         # The source's last number in order; at first that of the leg that is farthest.
         start = legs[0].newest()
         self._newest = (start + max(sequence_delta(leg.newest(), start) for leg in legs)) & 0xFFFF
+
+    def _column(self, at: int, form: str) -> NDArray[Any]:
+        """Return numbers of each row at a place, wherever that is."""
+        rows = self._block.rows
+        return np.ndarray((self._count,), form, rows.buffer, offset=at, strides=(rows.stride,))
+
+    def close(self) -> None:
+        """Give the rows back; nothing may be sent afterwards."""
+        self._out.give_back(self._block)
 
     def takes(self, packet: RtpPacket) -> bool:
         """Tell whether a packet comes in its order; a late one is for the legs themselves."""
@@ -138,61 +157,74 @@ class Batch:
         body: Body | None = packet.bodies.get(self._key)
         if body is None:
             body = packet.bodies[self._key] = profile.body(packet)
+        if packet.timestamp == self._spoilt:
+            # The rest of a frame that lacks a packet is of no use; what lacks can be asked for.
+            self._counters.drop("socket_full_frame", count)
+            return
+        self._spoilt = None
         length = len(body.data)
         common = bytearray(body.data)
-        common[1] = packet.marker << 7 | payload_type
+        sequence, timestamp = packet.sequence + self._sequence, packet.timestamp + self._timestamp
+        _HEAD.pack_into(
+            common, 1, packet.marker << 7 | payload_type, sequence & 0xFFFF, timestamp & 0xFFFFFFFF
+        )
         if body.abs_send_time_at:
             when = int(now * 262_144) & 0xFFFFFF
             common[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
-        first = self._out.reserve_block(count)
-        rows = self._out.outgoing
-        block = rows.matrix[first : first + count]
-        block[:, :length] = np.frombuffer(common, np.uint8)
-        self._write_numbers(block, packet, body, now)
-        rows.lengths[first : first + count] = length
-        failed = protect_block(self._contexts, rows, first)
-        self._out.commit_block(count, self._sockaddrs, failed)
-        if failed:  # cannot be for a fresh number; an empty row goes nowhere
-            self._counters.drop("srtp_refused", failed)
+        self._matrix[:, :length] = np.frombuffer(common, np.uint8)
+        self._ssrc_column[:] = self._ssrcs
+        self._write_numbers(packet, body, now)
+        self._lengths[:] = length
+        refused = protect_all(self._ciphers)
+        sent = self._out.send_block(self._block, count, length, refused)
+        if not sent and profile.is_video:
+            self._spoilt = packet.timestamp
+        if refused:  # cannot be for a fresh number; an empty row goes nowhere
+            self._counters.drop("srtp_refused", refused)
         self.packets += 1
         self.octets += length - body.payload_at
-        self._counters.packets_forwarded += count - failed
-        self._counters.bytes_forwarded += length * (count - failed)
+        self._counters.packets_forwarded += count - refused
+        self._counters.bytes_forwarded += length * (count - refused)
         self._last, self._newest = (packet, body, now), packet.sequence
-        if packet.end > packet.payload and packet.payload_type in profile.vp8:
+        if packet.payload_type in profile.vp8 and packet.end > packet.payload:
             self._pictured = packet
         if body.frame_number_at:
             self._numbered = body
 
-    def _write_numbers(self, block: NDArray[np.uint8], packet: RtpPacket, body: Body, now: float) -> None:
-        np.add(self._sequences, packet.sequence, out=self._sequence_column, casting="unsafe")
-        np.add(self._timestamps, packet.timestamp, out=self._timestamp_column, casting="unsafe")
-        block[:, 2:12] = self._header
+    def _write_numbers(self, packet: RtpPacket, body: Body, now: float) -> None:
+        """Write what differs from row to row beside the SSRC."""
+        if self._is_mixed:
+            sequence = np.uint16((packet.sequence + self._sequence) & 0xFFFF)
+            self._sequence_column[:] = self._sequences + sequence
+            timestamp = np.uint32((packet.timestamp + self._timestamp) & 0xFFFFFFFF)
+            self._timestamp_column[:] = self._timestamps + timestamp
         if body.transport_cc_at:
             numbers = self._numbers
             self._bank.next_block(self._places, self._sent_rows, numbers, len(body.data), now)
-            self._put_two(block, body.transport_cc_at, numbers)
-        if body.frame_number_at:
+            self._put_two(body.transport_cc_at, numbers)
+        if body.frame_number_at and self._move_frames:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
-            self._put_two(block, body.frame_number_at, self._frames + np.uint16(number))
+            self._put_two(body.frame_number_at, self._frames + np.uint16(number))
         if self._move_pictures and packet.payload_type in self._profile.vp8:
-            self._write_pictures(block, packet, body.payload_at)
+            self._write_pictures(packet, body.payload_at)
 
-    def _write_pictures(self, block: NDArray[np.uint8], packet: RtpPacket, payload_at: int) -> None:
+    def _write_pictures(self, packet: RtpPacket, payload_at: int) -> None:
         descriptor = describe(packet.data[packet.payload : packet.payload + 6])
         if descriptor.picture_at:
             at = payload_at + descriptor.picture_at
             pictures = (self._pictures + np.uint16(descriptor.picture_id)) & np.uint16(0x7FFF)
             if descriptor.picture_bits == 15:
-                self._put_two(block, at, pictures | np.uint16(0x8000))
+                self._put_two(at, pictures | np.uint16(0x8000))
             else:
-                block[:, at] = pictures & np.uint16(0x7F)
+                self._matrix[:, at] = pictures & np.uint16(0x7F)
         if descriptor.tl0_at:
-            block[:, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(descriptor.tl0_index)
+            self._matrix[:, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(descriptor.tl0_index)
 
-    def _put_two(self, block: NDArray[np.uint8], at: int, values: NDArray[np.uint16]) -> None:
-        self._two[:] = values
-        block[:, at : at + 2] = self._two_bytes
+    def _put_two(self, at: int, values: NDArray[np.uint16]) -> None:
+        column = self._twos.get(at)
+        if column is None:
+            column = self._twos[at] = self._column(at, ">u2")
+        column[:] = values
 
     def progress(self) -> Progress | None:
         """Return how far it has come; None if nothing was sent yet."""

@@ -94,10 +94,14 @@ class FanOut(Generic[LayerT]):
 
     def _plan(self) -> None:
         self._stale = False
+        for leg in self.legs:
+            leg.enter(None)
+        for plan in self._plans.values():
+            for batch, _ in plan.batches:
+                batch.close()
         plans: dict[LayerT, _Plan[LayerT]] = {}
         together: dict[tuple[LayerT, int], list[tuple[Receiver[LayerT], Lane, Profile, int]]] = {}
         for leg in self.legs:
-            leg.enter(None)
             if leg.target is not None and leg.target is not leg.layer:
                 plans.setdefault(leg.target, _Plan()).waiting.append(leg)
             if leg.layer is None:

@@ -69,7 +69,7 @@ class Leg:
         section: Section,
         sending: Sending,
         outlet: Outlet,
-        first_sequence: int,
+        first_sequence: int | None,
         changed: Callable[[], None] | None = None,
     ) -> None:
         self.mid, self.kind = section.mid, section.kind
@@ -92,7 +92,7 @@ class Leg:
         self._rewriter = Rewriter(first_sequence, 0, clock_rate)
         self._pictures = PictureIds()
         self._frames = FrameNumbers()
-        self._rtx_sequence = first_sequence
+        self._rtx_sequence = first_sequence or 1
         self._plain: dict[int, bytes] = {}
         self._repeated: dict[int, float] = {}
         self._repeat_budget, self._budget_at = float(MAX_REPEATS_PER_S), 0.0

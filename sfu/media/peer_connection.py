@@ -78,7 +78,7 @@ class PeerConnection(RTCPeerConnection):
         self.policy = policy
         self.counters = settings.ports.counters
         self.ice: IceLite[Path] = IceLite()
-        self.rtp = RtpSession(self, secrets.randbits(32), lambda: secrets.randbelow(0x4000))
+        self.rtp = RtpSession(self, secrets.randbits(32))
         self.sections: list[Section] = []
         self._dtls = DtlsTransport(self._send_dtls, settings.certificate)
         self._sctp: RTCSctpTransport | None = None

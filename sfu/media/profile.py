@@ -57,7 +57,9 @@ class Profile:
         self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
         # Id of the dependency descriptor at the publisher; it goes first of what travels on.
         self.descriptor = next((n for n, u in extensions.items() if u == DEPENDENCY_DESCRIPTOR_URI), 0)
-        self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0)
+        self.is_video = section.kind == "video"
+        # Audio is not numbered: it is sent in any case, and its few bits are not worth the feedback.
+        self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0) if self.is_video else 0
         self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
         # Most packets carry nothing that travels on: what stands before their payload is made once.
         self._plain = self._frame([], numbered=False)

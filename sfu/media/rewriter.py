@@ -14,6 +14,7 @@ class Rewriter:
     __slots__ = (
         "_clock_rate",
         "_first_source_sequence",
+        "_keeps_first",
         "_last_at",
         "_last_sequence",
         "_last_timestamp",
@@ -21,10 +22,12 @@ class Rewriter:
         "timestamp_offset",
     )
 
-    def __init__(self, first_sequence: int, first_timestamp: int, clock_rate: int) -> None:
+    def __init__(self, first_sequence: int | None, first_timestamp: int, clock_rate: int) -> None:
         # The first packet takes first_sequence: keep it below 32768, or a receiver may take
-        # the first wrap for a jump backwards and lose the SRTP rollover counter.
-        self._last_sequence = (first_sequence - 1) & 0xFFFF
+        # the first wrap for a jump backwards and lose the SRTP rollover counter. None: the numbers
+        # of the first source are kept as they are, but for that; receivers share them then.
+        self._keeps_first = first_sequence is None
+        self._last_sequence = ((first_sequence or 0) - 1) & 0xFFFF
         self._last_timestamp = first_timestamp & 0xFFFFFFFF
         # When the last packet went out; None before the first.
         self._last_at: float | None = None
@@ -35,6 +38,9 @@ class Rewriter:
 
     def switch(self, sequence: int, timestamp: int, now: float) -> None:
         """Continue with a source whose first packet has these numbers."""
+        if self._keeps_first:
+            self._keeps_first = False
+            self._last_sequence, self._last_timestamp = (sequence - 1) & 0x7FFF, timestamp
         first = (self._last_sequence + 1) & 0xFFFF
         out_timestamp = self._last_timestamp
         if self._last_at is not None:

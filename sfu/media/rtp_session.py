@@ -4,7 +4,6 @@ Bytes and `now` come in, decrypted; what goes out goes through the outlet. No so
 clock, no cipher.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sfu.media import rtcp
@@ -19,7 +18,7 @@ from sfu.media.negotiation import (
     TRANSPORT_CC_URI,
     Section,
 )
-from sfu.media.packet import MAX_PACKET_BYTES, RtpPacket
+from sfu.media.packet import MAX_PACKET_BYTES, ONE_BYTE_PROFILE, RtpPacket
 from sfu.media.quality import Quality, score
 from sfu.media.subscriptions import SubscriberOutlet, Subscriptions
 from sfu.media.track import LAYER_SILENT_S, Layer, SenderClock, Track
@@ -46,14 +45,14 @@ class Publication:
 class RtpSession:
     """Tracks and legs of one peer."""
 
-    def __init__(self, outlet: SubscriberOutlet, ssrc: int, random_sequence: Callable[[], int]) -> None:
+    def __init__(self, outlet: SubscriberOutlet, ssrc: int) -> None:
         self._outlet = outlet
         self._ssrc = ssrc  # under which we report
         # False until the call is active for this peer: what comes before is not forwarded.
         self.admitted = False
         # By mid.
         self.tracks: dict[str, Track] = {}
-        self.subscriptions = Subscriptions(outlet, random_sequence)
+        self.subscriptions = Subscriptions(outlet)
         self._sections: dict[str, Section] = {}
         # By SSRC of the publisher; True where it is the repair stream.
         self._incoming: dict[int, tuple[Layer, bool]] = {}
@@ -186,13 +185,31 @@ class RtpSession:
         transport_cc, level = self._noted_ids[track.mid]
         if not packet.extension or not (transport_cc or level):
             return
+        # Where the number stood in the packet before, it mostly stands again.
+        data, at = packet.data, packet.extension + layer.number_at
+        if (
+            transport_cc
+            and not level
+            and at + 2 < packet.extension_end
+            and data[at] == transport_cc << 4 | 1
+            and packet.extension_profile == ONE_BYTE_PROFILE
+        ):
+            self._note_number(packet.ssrc, data[at + 1] << 8 | data[at + 2], now)
+            return
         for identifier, value in packet.extensions():
             if identifier == transport_cc and len(value) == 2:
-                self._media_ssrc = packet.ssrc
-                self._arrivals.receive(value[0] << 8 | value[1], now)
-                self._due = min(self._due, self._arrivals.next_timer() or now)
+                self._note_number(packet.ssrc, value[0] << 8 | value[1], now)
+                layer.number_at = data.find(bytes((transport_cc << 4 | 1,)) + value, packet.extension)
+                layer.number_at = max(0, layer.number_at - packet.extension)
             elif identifier == level and value:
                 track.level.receive(value[0], now)
+
+    def _note_number(self, ssrc: int, number: int, now: float) -> None:
+        self._media_ssrc = ssrc
+        self._arrivals.receive(number, now)
+        due = self._arrivals.next_timer()
+        if due is not None and due < self._due:
+            self._due = due
 
     def _watch_loss(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         track = layer.track

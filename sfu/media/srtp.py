@@ -4,6 +4,9 @@ The only file that touches private names of pylibsrtp: its cffi binding and the 
 of a session. `tests/unit/media/test_srtp.py` fails when they move.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from pylibsrtp import Session
@@ -78,18 +81,25 @@ class SrtpContext:
         )
 
 
-def protect_block(contexts: list[SrtpContext], rows: Rows, first: int) -> int:
-    """Encrypt one row for each context, from `first` on; return how many libsrtp refused.
+# What libsrtp wants to know of one row: session, first byte, length.
+Cipher = tuple[Any, Any, Any]
 
-    A row that was refused has no length afterwards.
-    """
-    protect, failed, index = _protect, 0, first
-    last = first + len(contexts)
-    for context, pointer, length in zip(
-        contexts, rows._pointers[first:last], rows._length_pointers[first:last], strict=True
-    ):
-        if protect(context._handle, pointer, length):
-            rows._cells[index] = 0
-            failed += 1
-        index += 1
-    return failed
+
+def ciphers(contexts: Sequence[SrtpContext], rows: Rows) -> list[Cipher]:
+    """Return what `protect_all` needs to encrypt the first rows, one for each context."""
+    if len(contexts) > rows.count:
+        raise ValueError("more receivers than rows")
+    return [
+        (context._handle, pointer, length)
+        for context, pointer, length in zip(contexts, rows._pointers, rows._length_pointers, strict=False)
+    ]
+
+
+def protect_all(prepared: list[Cipher]) -> int:
+    """Encrypt rows in place; return how many libsrtp refused: those have no length afterwards."""
+    protect, refused = _protect, 0
+    for handle, pointer, length in prepared:
+        if protect(handle, pointer, length):
+            length[0] = 0
+            refused += 1
+    return refused

@@ -4,7 +4,6 @@ Feedback goes in at the top (`receive_feedback`, reports, NACKs), becomes an est
 an allocation, then a wish of each leg; a probe asks the link for more when that would help.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,8 +62,8 @@ class Preference:
 class Subscriptions:
     """The receiving half of a peer, as its server end sends it."""
 
-    def __init__(self, outlet: SubscriberOutlet, random_sequence: Callable[[], int]) -> None:
-        self._outlet, self._random_sequence = outlet, random_sequence
+    def __init__(self, outlet: SubscriberOutlet) -> None:
+        self._outlet = outlet
         # By mid.
         self.legs: dict[str, Leg] = {}
         # What the receiver said of each slot, by mid; absent: nothing.
@@ -96,7 +95,7 @@ class Subscriptions:
         """Begin a slot, or take over what was agreed for it again."""
         leg = self.legs.get(section.mid)
         if leg is None:
-            leg = Leg(section, sending, self._outlet, self._random_sequence(), self.changed)
+            leg = Leg(section, sending, self._outlet, None, self.changed)
             self.legs[section.mid] = leg
             self._by_ssrc[sending.ssrc] = self._by_ssrc[sending.rtx_ssrc] = leg
         else:
@@ -148,7 +147,10 @@ class Subscriptions:
 
     @property
     def limit_bps(self) -> float:
-        """What the receiver's link takes, as far as anybody knows; infinite if nobody does."""
+        """What the receiver's link takes of video beside the audio; infinite if nobody knows.
+
+        Only video is numbered, so feedback tells what is left of the link for it.
+        """
         if self._has_feedback:
             return self.bandwidth.estimate_bps
         return float(self.remb_bps) if self.remb_bps is not None else float("inf")
@@ -163,7 +165,7 @@ class Subscriptions:
             return
         # A link of which nothing bad was heard gets something of everything.
         may_pause = self._has_feedback and self.bandwidth.congested_at > float("-inf")
-        choice = allocate(self._decided_bps, wishes, self._audio_bps(), may_pause=may_pause)
+        choice = allocate(self._decided_bps, wishes, may_pause=may_pause)
         for mid, rid in choice.layers.items():
             self.legs[mid].allot(rid, now, is_limited=mid in choice.limited)
         self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
@@ -183,13 +185,6 @@ class Subscriptions:
             pinned=preference.pinned,
             max_width=preference.max_width,
             max_height=preference.max_height,
-        )
-
-    def _audio_bps(self) -> float:
-        return sum(
-            leg.layer.bitrate_bps
-            for leg in self.legs.values()
-            if leg.kind == "audio" and leg.layer is not None
         )
 
     # What the receiver sends
@@ -301,7 +296,8 @@ class Subscriptions:
     @property
     def _media_bps(self) -> float:
         """What the shown layers cost."""
-        return sum(leg.layer.bitrate_bps for leg in self.legs.values() if leg.layer is not None)
+        shown = (leg.layer for leg in self.legs.values() if leg.kind == "video" and leg.layer is not None)
+        return sum(layer.bitrate_bps for layer in shown)
 
     def _pad(self, size: int, now: float) -> None:
         """Send so many bytes of repeats, on any leg that has some."""

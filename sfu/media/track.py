@@ -57,6 +57,8 @@ class Layer:
         # The last sender report; None before the first.
         self.clock: SenderClock | None = None
         self.last_packet_at = float("-inf")
+        # Where the transport-wide number stood in the header extension last.
+        self.number_at = 0
         # Of the last keyframe that told it; 0 before.
         self.width = self.height = 0
         # What it costs now, and what it cost when it was sent last: an encoding that is stopped

@@ -8,11 +8,10 @@ import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
@@ -24,8 +23,8 @@ BATCH = 64
 # Batches taken in one turn of the loop, so that timers and sockets get theirs.
 MAX_BATCHES = 8
 
-# Outgoing packets gathered before they are sent; a fan-out of 300 fits.
-OUTGOING_ROWS = 512
+# Outgoing packets of single receivers gathered before they are sent.
+OUTGOING_ROWS = 256
 
 # One row: the largest packet, and what SRTP writes behind it. A longer datagram is cut by
 # the kernel and dropped here.
@@ -40,24 +39,10 @@ _TRUNCATED = int(socket.MSG_TRUNC)
 _V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 
 
-class _IoVec(ctypes.Structure):
-    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
-
-
-class _MsgHdr(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.c_void_p),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _MMsgHdr(ctypes.Structure):
-    _fields_ = (("hdr", _MsgHdr), ("len", ctypes.c_uint32))
+# struct mmsghdr and struct iovec of Linux on 64 bits, as words of 8 and of 4 bytes.
+_HEADER_BYTES, _IOVEC_BYTES = 64, 16
+_NAME, _NAMELEN, _IOV, _IOVLEN = 0, 1, 2, 3  # of 8 bytes
+_FLAGS, _LENGTH = 12, 14  # of 4 bytes
 
 
 class _Messages:
@@ -68,22 +53,35 @@ class _Messages:
         self.name_bytes = name_bytes
         self.names = bytearray(count * name_bytes)
         self.name_rows = np.frombuffer(self.names, np.uint8).reshape(count, name_bytes)
-        self._names = (ctypes.c_char * len(self.names)).from_buffer(self.names)
-        self._iovecs = (_IoVec * count)()
-        self.headers = (_MMsgHdr * count)()
-        for index in range(count):
-            self._iovecs[index].base = rows.address + index * rows.stride
-            self._iovecs[index].len = rows.stride
-            header = self.headers[index].hdr
-            header.name = ctypes.addressof(self._names) + index * name_bytes
-            header.namelen = name_bytes
-            header.iov = ctypes.addressof(self._iovecs) + index * ctypes.sizeof(_IoVec)
-            header.iovlen = 1
-        words = ctypes.sizeof(_MMsgHdr) // 4
-        table = np.frombuffer(memoryview(self.headers), np.uint32).reshape(count, words)
-        self.received_lengths = table[:, _MMsgHdr.len.offset // 4]
-        self.received_flags = table[:, _MsgHdr.flags.offset // 4]
-        self.lengths_to_send = np.frombuffer(memoryview(self._iovecs), np.uint64).reshape(count, 2)[:, 1]
+        index = np.arange(count, dtype=np.uint64)
+        self._iovecs = np.empty((count, 2), np.uint64)
+        self._iovecs[:, 0] = rows.address + index * rows.stride
+        self._iovecs[:, 1] = rows.stride
+        self._table = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
+        self._table[:, _NAME] = self.name_rows.ctypes.data + index * name_bytes
+        self._table[:, _NAMELEN] = name_bytes
+        self._table[:, _IOV] = self._iovecs.ctypes.data + index * _IOVEC_BYTES
+        self._table[:, _IOVLEN] = 1
+        self._address: int = self._table.ctypes.data
+        self.headers = ctypes.c_void_p(self._address)
+        words = self._table.view(np.uint32)
+        self.received_lengths, self.received_flags = words[:, _LENGTH], words[:, _FLAGS]
+        self.lengths_to_send = self._iovecs[:, 1]
+
+    def headers_from(self, index: int) -> ctypes.c_void_p:
+        """Return the address of a header, for the system call."""
+        return ctypes.c_void_p(self._address + index * _HEADER_BYTES) if index else self.headers
+
+
+class Block:
+    """Rows that belong to one audience: each has its address, and all are sent at once."""
+
+    def __init__(self, capacity: int, name_bytes: int) -> None:
+        self.rows = Rows(capacity, STRIDE)
+        self.messages = _Messages(self.rows, name_bytes)
+        self.capacity = capacity
+        # The length that all rows had when they were sent last; -1: they differed.
+        self.sent_length = -1
 
 
 class DatagramReceiver(Protocol):
@@ -120,16 +118,17 @@ class UdpPort:
             self._socket.close()
             raise
         self.port: int = self._socket.getsockname()[1]
+        self._fileno = self._socket.fileno()
         name_bytes = 28 if family == socket.AF_INET6 else 16
         self.incoming = Rows(BATCH, STRIDE)
         self.outgoing = Rows(OUTGOING_ROWS, STRIDE)
         self._filled = 0
-        # Queued rows that have no length: libsrtp refused them.
-        self._empty = 0
         self._receiver: DatagramReceiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in = _Messages(self.incoming, name_bytes)
         self._out = _Messages(self.outgoing, name_bytes)
+        # Blocks that were given back, by capacity.
+        self._blocks: dict[int, list[Block]] = {}
         libc = ctypes.CDLL(None, use_errno=True)
         self._batched = batched and hasattr(libc, "recvmmsg") and hasattr(libc, "sendmmsg")
         if self._batched:
@@ -169,7 +168,7 @@ class UdpPort:
 
     def _receive_batch(self) -> int:
         messages, receiver = self._in, self._receiver
-        count: int = self._recvmmsg(self._socket.fileno(), messages.headers, BATCH, 0, None)
+        count: int = self._recvmmsg(self._fileno, messages.headers, BATCH, 0, None)
         if count <= 0 or receiver is None:
             return 0
         now = self._clock()
@@ -221,18 +220,45 @@ class UdpPort:
         out.names[at : at + out.name_bytes] = sockaddr
         self._filled = index + 1
 
-    def reserve_block(self, count: int) -> int:
-        """Return the index of the first of `count` free rows; `commit_block` sends them."""
-        if self._filled + count > OUTGOING_ROWS:
-            self.flush()
-        return self._filled
+    def take_block(self, sockaddrs: Sequence[bytes]) -> Block:
+        """Return rows for an audience, one to each address; `give_back` when it changes."""
+        capacity = 1 << (len(sockaddrs) - 1).bit_length()
+        free = self._blocks.get(capacity)
+        block = free.pop() if free else Block(capacity, self._out.name_bytes)
+        names = b"".join(sockaddrs)
+        block.messages.names[: len(names)] = names
+        block.sent_length = -1
+        return block
 
-    def commit_block(self, count: int, sockaddrs: NDArray[np.uint8], empty: int = 0) -> None:
-        """Queue the rows that `reserve_block` gave, one to each address; `empty` have no length."""
-        first = self._filled
-        self._empty += empty
-        self._out.name_rows[first : first + count] = sockaddrs
-        self._filled = first + count
+    def give_back(self, block: Block) -> None:
+        """Take rows back that nobody uses any more."""
+        self._blocks.setdefault(block.capacity, []).append(block)
+
+    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
+        """Send the first rows of a block, all made of `length` bytes before they were encrypted.
+
+        False: the socket was full, and some of them are dropped and counted. `refused` rows have no
+        length: libsrtp did not encrypt them.
+        """
+        if self._filled:  # what was queued before goes first
+            self.flush()
+        messages = block.messages
+        if not self._batched or refused:
+            for index in range(count):
+                data = block.rows.take(index)
+                if data:
+                    at = index * messages.name_bytes
+                    self.send_now(data, bytes(messages.names[at : at + messages.name_bytes]))
+            block.sent_length = -1
+            return True
+        if length != block.sent_length:
+            messages.lengths_to_send[:count] = block.rows.lengths[:count]
+            block.sent_length = length
+        sent = self._sendmmsg(self._fileno, messages.headers, count, 0)
+        if sent == count:
+            self._counters.datagrams_sent += count
+            return True
+        return self._send_rest(messages, max(0, sent), count, failed=sent <= 0)
 
     def flush(self) -> None:
         """Send every queued row; what the kernel does not take is dropped and counted."""
@@ -242,37 +268,29 @@ class UdpPort:
         if not self._batched:
             self._flush_singly(count)
             return
-        out, sent_so_far = self._out, 0
+        out = self._out
         out.lengths_to_send[:count] = self.outgoing.lengths[:count]
-        if self._empty:
-            self._empty, count = 0, self._close_up(count)
-        while sent_so_far < count:
-            first = ctypes.byref(out.headers, sent_so_far * ctypes.sizeof(_MMsgHdr))
-            sent = self._sendmmsg(self._socket.fileno(), first, count - sent_so_far, 0)
-            if sent > 0:
-                self._counters.datagrams_sent += sent
-                sent_so_far += sent
-                continue
+        self._send_rest(out, 0, count, failed=False)
+
+    def _send_rest(self, messages: _Messages, done: int, count: int, *, failed: bool) -> bool:
+        """Send rows from `done` on; `failed`: the system call has just said why it does not."""
+        self._counters.datagrams_sent += done
+        while done < count:
+            if not failed:
+                sent = self._sendmmsg(self._fileno, messages.headers_from(done), count - done, 0)
+                if sent > 0:
+                    self._counters.datagrams_sent += sent
+                    done += sent
+                    continue
+            failed = False
             code = ctypes.get_errno()
             if code in (errno.EAGAIN, errno.ENOBUFS):
-                self._counters.drop("socket_full", count - sent_so_far)
-                return
+                self._counters.drop("socket_full", count - done)
+                return False
             if code != errno.EINTR:  # this address only: unreachable, refused, forbidden
                 self._counters.drop("unreachable")
-                sent_so_far += 1
-
-    def _close_up(self, count: int) -> int:
-        """Move full rows over those without a length; return how many are left."""
-        out, kept = self._out, 0
-        for index in range(count):
-            length = int(self.outgoing.lengths[index])
-            if length:
-                if kept != index:
-                    self.outgoing.matrix[kept, :length] = self.outgoing.matrix[index, :length]
-                    out.name_rows[kept] = out.name_rows[index]
-                out.lengths_to_send[kept] = length
-                kept += 1
-        return kept
+                done += 1
+        return True
 
     def _flush_singly(self, count: int) -> None:
         out = self._out

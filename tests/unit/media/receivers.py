@@ -9,7 +9,7 @@ from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket
 from sfu.media.srtp import Rows, SrtpContext
-from sfu.media.udp import STRIDE
+from sfu.media.udp import STRIDE, Block
 from sfu.metrics import MediaCounters
 
 WINDOW = 1024
@@ -29,16 +29,32 @@ class RowPort:
         self.bank, self.counters = NumberBank(), MediaCounters()
         self.sent: dict[bytes, list[bytes]] = {}
         self.blocks: list[int] = []
+        self.open_blocks: list[Block] = []
+        self.is_full = False
 
-    def reserve_block(self, count: int) -> int:
-        # Not the first row, so that a batch that writes elsewhere is seen.
-        return 3
+    def take_block(self, sockaddrs: list[bytes]) -> Block:
+        block = Block(len(sockaddrs) + 1, 16)
+        block.rows.matrix[:] = 0xEE
+        names = b"".join(sockaddrs)
+        block.messages.names[: len(names)] = names
+        self.open_blocks.append(block)
+        return block
 
-    def commit_block(self, count: int, sockaddrs: np.ndarray, empty: int = 0) -> None:
+    def give_back(self, block: Block) -> None:
+        # Whoever writes to it from now on is seen: nothing of it is ever sent.
+        self.open_blocks.remove(block)
+
+    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
+        assert block in self.open_blocks
         self.blocks.append(count)
-        assert empty == count - np.count_nonzero(self.outgoing.lengths[3 : 3 + count])
+        assert refused == count - np.count_nonzero(block.rows.lengths[:count])
+        # The row behind the last is nobody's.
+        assert (block.rows.matrix[count] == 0xEE).all()
         for index in range(count):
-            self.commit(3 + index, sockaddrs[index].tobytes())
+            data = block.rows.take(index)
+            if data:
+                self.sent.setdefault(bytes(block.messages.name_rows[index]), []).append(data)
+        return not self.is_full
 
     def commit(self, index: int, sockaddr: bytes) -> None:
         data = self.outgoing.take(index)
@@ -89,7 +105,7 @@ class Peer:
         return [RtpPacket(session.unprotect(data)) for data in dict.fromkeys(self.encrypted)]
 
 
-def make_leg(port: RowPort, number: int, agreed: Section, first_sequence: int) -> tuple[Leg, Peer]:
+def make_leg(port: RowPort, number: int, agreed: Section, first_sequence: int | None) -> tuple[Leg, Peer]:
     peer = Peer(port, number)
     sending = Sending(5000 + 2 * number, 5001 + 2 * number, "stream")
     return Leg(agreed, sending, peer, first_sequence), peer

@@ -175,3 +175,35 @@ def test_any_payload_may_come(payload, picture, tl0):
     moved, same = scene.send(rtp(1, payload))
     assert same.data[same.payload :] == payload
     assert len(moved.data) == len(same.data)
+
+
+def test_receivers_with_the_same_numbers_get_them_as_one():
+    """Which is how everybody begins: the source's own, or those moved for all alike."""
+    for sequence, timestamp in ((0, 0), (0x8000, 7)):
+        moved = NOTHING_MOVED._replace(sequence=sequence, timestamp=timestamp)
+        scene = Scene(moved._replace(ssrc=1), moved._replace(ssrc=2), newest=0)
+        assert not scene.batch._is_mixed
+        for number in (0xFFFF, 0, 1):
+            first, second = scene.send(rtp(number, timestamp=0xFFFFFFFE))
+            assert (first.ssrc, second.ssrc) == (1, 2)
+            assert first.sequence == second.sequence == (number + sequence) & 0xFFFF
+            assert first.timestamp == second.timestamp == (0xFFFFFFFE + timestamp) & 0xFFFFFFFF
+
+
+def test_a_full_socket_costs_the_rest_of_the_frame_and_no_more():
+    """Video only: each frame of audio stands for itself."""
+    scene = Scene(NOTHING_MOVED, NOTHING_MOVED)
+    scene.port.is_full = True
+    scene.batch.forward(rtp(1, timestamp=7), 0.0)
+    scene.port.is_full = False
+    scene.batch.forward(rtp(2, timestamp=7), 0.0)
+    scene.batch.forward(rtp(3, timestamp=8), 0.0)
+    assert [p.sequence for p in scene.peers[0].received()] == [1, 3]
+    assert scene.port.counters.dropped == {"socket_full_frame": 2}
+
+
+def test_rows_are_given_back():
+    scene = Scene(NOTHING_MOVED)
+    assert len(scene.port.open_blocks) == 1
+    scene.batch.close()
+    assert scene.port.open_blocks == []

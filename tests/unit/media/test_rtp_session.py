@@ -75,7 +75,7 @@ class Scene:
 
     def __init__(self, *sections, publications=CAMERA) -> None:
         self.outlet = Outlet()
-        self.session = RtpSession(self.outlet, OUR_SSRC, lambda: 100)
+        self.session = RtpSession(self.outlet, OUR_SSRC)
         self.session.admitted = True
         self.got: list[tuple[str, int, bytes]] = []
         self.negotiate(*(sections or (section(ssrcs=(1, 2), flows=((1, 2),)),)), publications=publications)
@@ -511,9 +511,9 @@ def test_a_nack_is_answered_by_the_leg():
     receiver.session.subscriptions.settle(0.0)
     publisher.rtp(1, payload=VP8_KEY)
     receiver.outlet.take_sent()
-    receiver.hear(rtcp.nack(1, SENDING.rtx_ssrc, [100]), rtcp.nack(1, 4711, [100]), now=1.0)
+    receiver.hear(rtcp.nack(1, SENDING.rtx_ssrc, [1]), rtcp.nack(1, 4711, [1]), now=1.0)
     assert receiver.outlet.take_sent() == []
-    receiver.hear(rtcp.nack(1, SENDING.ssrc, [100]), now=1.0)
+    receiver.hear(rtcp.nack(1, SENDING.ssrc, [1]), now=1.0)
     assert [p.ssrc for p in receiver.outlet.take_sent()] == [SENDING.rtx_ssrc]
     assert receiver.outlet.counters.nacks_received == 3
 

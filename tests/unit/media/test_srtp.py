@@ -7,7 +7,7 @@ from pylibsrtp import Policy, Session
 from pylibsrtp._binding import ffi, lib
 
 from sfu.media import rtcp
-from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows, SrtpContext, protect_block
+from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows, SrtpContext, ciphers, protect_all
 from tests.unit.media.scene import rtp_bytes
 
 KEY = bytes(range(28))
@@ -143,19 +143,19 @@ def test_the_matrix_is_the_rows(rows):
     assert rows.matrix[1, :3].tobytes() == b"abc"
 
 
-@pytest.mark.parametrize(("first", "count"), [(0, 4), (1, 2), (3, 1), (2, 0)])
-def test_a_block_is_protected_as_pylibsrtp_does_it(rows, first, count):
-    """Each row by its own session; no row beside the block is touched."""
+@pytest.mark.parametrize("count", [4, 2, 1])
+def test_rows_are_protected_as_pylibsrtp_does_it(rows, count):
+    """Each by its own session; no row behind the last is touched."""
     packets = [rtp_bytes(7 + n, b"payload" * (n + 1), ssrc=n + 1) for n in range(4)]
     for index, packet in enumerate(packets):
         rows.put(index, packet)
     outbound = Policy.SSRC_ANY_OUTBOUND
     contexts = [SrtpContext(session_of(n, outbound)) for n in range(count)]
-    assert protect_block(contexts, rows, first) == 0
+    assert protect_all(ciphers(contexts, rows)) == 0
     for index, packet in enumerate(packets):
-        if first <= index < first + count:
-            assert rows.take(index) == session_of(index - first, outbound).protect(packet)
-            stock = session_of(index - first, Policy.SSRC_ANY_INBOUND)
+        if index < count:
+            assert rows.take(index) == session_of(index, outbound).protect(packet)
+            stock = session_of(index, Policy.SSRC_ANY_INBOUND)
             assert stock.unprotect(rows.take(index)) == packet
         else:
             assert rows.take(index) == packet
@@ -166,15 +166,11 @@ def test_a_refused_row_has_no_length(rows):
     packet = rtp_bytes(7, b"payload")
     for index, data in enumerate((packet, b"\x80", packet, b"\x80")):
         rows.put(index, data)
-    contexts = [SrtpContext(outgoing()) for _ in range(4)]
-    assert protect_block(contexts, rows, 0) == 2
+    assert protect_all(ciphers([SrtpContext(outgoing()) for _ in range(4)], rows)) == 2
     assert rows.lengths.tolist() == [len(packet) + TAG_BYTES, 0, len(packet) + TAG_BYTES, 0]
     assert rows.take(0) == rows.take(2) == outgoing().protect(packet)
 
 
-def test_a_block_does_not_reach_beyond_the_rows(rows):
-    """More contexts than rows are a mistake of the caller."""
-    for index in range(4):
-        rows.put(index, rtp_bytes(1, b"payload"))
-    with pytest.raises(ValueError, match="zip"):
-        protect_block([SrtpContext(outgoing()) for _ in range(3)], rows, 2)
+def test_more_contexts_than_rows_are_a_mistake(rows):
+    with pytest.raises(ValueError, match="more receivers than rows"):
+        ciphers([SrtpContext(outgoing()) for _ in range(5)], rows)

@@ -7,11 +7,10 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 
 from sfu.media.srtp import Rows
-from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, STRIDE, UdpPort
+from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, STRIDE, Block, UdpPort
 from sfu.metrics import MediaCounters
 
 
@@ -235,84 +234,86 @@ async def test_a_row_that_was_not_committed_is_not_sent(ports, batched):
     assert b.receiver.got == [b"sent"]
 
 
-def queue_block(port: Port, rows: list[bytes], to: list[bytes]) -> None:
-    """Queue rows as a batch does: one to each address; libsrtp refused those that are empty."""
-    first = port.udp.reserve_block(len(rows))
-    for index, data in enumerate(rows, first):
-        port.udp.outgoing.put(index, data)
-    addresses = np.frombuffer(b"".join(to), np.uint8).reshape(len(to), -1)
-    port.udp.commit_block(len(rows), addresses, rows.count(b""))
+def send_block(port: Port, rows: list[bytes], to: list[bytes], block: Block | None = None) -> Block:
+    """Send rows as a batch does: one to each address; libsrtp refused those that are empty."""
+    block = block or port.udp.take_block(to)
+    for index, data in enumerate(rows):
+        block.rows.put(index, data)
+    assert port.udp.send_block(block, len(rows), max(map(len, rows)), rows.count(b""))
+    return block
 
 
 @both_ways
 @pytest.mark.parametrize("host", HOSTS)
 async def test_a_block_goes_to_several_addresses(ports, host, batched):
-    """Between rows that were queued one by one, all in their order."""
+    """At once, behind what was queued before, each row as long as it is."""
     a, b, c = (ports(host, batched) for _ in range(3))
     a.send(b"before", b.sockaddr)
-    queue_block(a, [b"1", b"22", b"333", b"4444"], [b.sockaddr, c.sockaddr] * 2)
-    queue_block(a, [b"5"], [c.sockaddr])
-    a.send(b"after", b.sockaddr)
-    assert a.counters.datagrams_sent == 0
-    a.udp.flush()
-    await b.receiver.wait_for(4)
+    send_block(a, [b"1", b"22", b"333", b"4444"], [b.sockaddr, c.sockaddr] * 2)
+    send_block(a, [b"5"], [c.sockaddr])
+    assert a.counters.datagrams_sent == 6
+    await b.receiver.wait_for(3)
     await c.receiver.wait_for(3)
-    assert b.receiver.got == [b"before", b"1", b"333", b"after"]
+    assert b.receiver.got == [b"before", b"1", b"333"]
     assert c.receiver.got == [b"22", b"4444", b"5"]
-    assert a.counters.datagrams_sent == 7
 
 
 @both_ways
-async def test_rows_without_a_length_go_nowhere(ports, batched):
-    """The others arrive whole, at their own addresses, and the next flush is as ever."""
+async def test_a_block_is_used_again_and_again(ports, batched):
+    """With the same lengths and with others; given back, it goes to another audience."""
     a, b, c = (ports(batched=batched) for _ in range(3))
-    a.send(b"before", c.sockaddr)
-    queue_block(
-        a, [b"", b"1" * 900, b"", b"", b"22"], [c.sockaddr, b.sockaddr, b.sockaddr, c.sockaddr, c.sockaddr]
-    )
-    queue_block(a, [b"333", b""], [b.sockaddr, b.sockaddr])
-    a.send(b"after", c.sockaddr)
-    a.udp.flush()
-    await b.receiver.wait_for(2)
-    await c.receiver.wait_for(3)
-    assert b.receiver.got == [b"1" * 900, b"333"]
-    assert c.receiver.got == [b"before", b"22", b"after"]
-    queue_block(a, [b"next", b"again"], [b.sockaddr, c.sockaddr])
-    a.udp.flush()
-    await b.receiver.wait_for(3)
+    block = send_block(a, [b"one", b"two"], [b.sockaddr, c.sockaddr])
+    for rows in ([b"six", b"ten"], [b"eight", b"seven"], [b"a", b""], [b"b", b"c"]):
+        send_block(a, rows, [], block)
+    await b.receiver.wait_for(5)
     await c.receiver.wait_for(4)
-    assert (b.receiver.got[2:], c.receiver.got[3:]) == ([b"next"], [b"again"])
-    assert a.counters.datagrams_sent == 7
+    assert b.receiver.got == [b"one", b"six", b"eight", b"a", b"b"]
+    assert c.receiver.got == [b"two", b"ten", b"seven", b"c"]
+    a.udp.give_back(block)
+    assert send_block(a, [b"x", b"y"], [c.sockaddr, b.sockaddr]) is block
+    await b.receiver.wait_for(6)
+    await c.receiver.wait_for(5)
+    assert (b.receiver.got[5:], c.receiver.got[4:]) == ([b"y"], [b"x"])
     assert a.counters.dropped == {}
 
 
 @both_ways
-async def test_a_block_of_nothing_but_empty_rows_sends_nothing(ports, batched):
-    """Not even an empty datagram."""
-    a, b = ports(batched=batched), ports(batched=batched)
-    queue_block(a, [b"", b""], [b.sockaddr] * 2)
-    a.udp.flush()
-    a.send(b"x", b.sockaddr)
-    a.udp.flush()
+async def test_rows_without_a_length_go_nowhere(ports, batched):
+    """The others arrive whole, at their own addresses."""
+    a, b, c = (ports(batched=batched) for _ in range(3))
+    send_block(
+        a, [b"", b"1" * 900, b"", b"", b"22"], [c.sockaddr, b.sockaddr, b.sockaddr, c.sockaddr, c.sockaddr]
+    )
+    send_block(a, [b"", b""], [b.sockaddr] * 2)
     await b.receiver.wait_for(1)
-    assert b.receiver.got == [b"x"]
-    assert a.counters.datagrams_sent == 1
+    await c.receiver.wait_for(1)
+    assert (b.receiver.got, c.receiver.got) == ([b"1" * 900], [b"22"])
+    assert a.counters.datagrams_sent == 2
+    assert a.counters.dropped == {}
 
 
-@both_ways
-async def test_a_block_larger_than_what_is_free_flushes_first(ports, batched):
-    """Its rows stand together; one that just fits does not flush."""
-    a, b = ports(batched=batched), ports(batched=batched)
-    for n in range(OUTGOING_ROWS - 2):
-        a.send(n.to_bytes(2, "big"), b.sockaddr)
-    assert a.udp.reserve_block(2) == OUTGOING_ROWS - 2
-    assert a.counters.datagrams_sent == 0
-    assert a.udp.reserve_block(3) == 0
-    assert a.counters.datagrams_sent == OUTGOING_ROWS - 2
-    queue_block(a, [b"x", b"y", b"z"], [b.sockaddr] * 3)
-    a.udp.flush()
-    await b.receiver.wait_for(OUTGOING_ROWS + 1)
-    assert b.receiver.got[-3:] == [b"x", b"y", b"z"]
+async def test_a_block_that_finds_the_socket_full_says_so(ports, monkeypatch):
+    """What went before it is sent; an address that cannot be reached costs only itself."""
+    a, b = ports(), ports()
+    answers = [(2, 0), (-1, errno.EPERM), (1, 0), (-1, errno.EAGAIN)]
+    real = a.udp._sendmmsg
+
+    def sendmmsg(fileno, headers, count, flags):
+        taken, code = answers.pop(0)
+        if taken > 0:
+            return real(fileno, headers, taken, flags)
+        ctypes.set_errno(code)
+        return taken
+
+    monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
+    block = a.udp.take_block([b.sockaddr] * 6)
+    for index in range(6):
+        block.rows.put(index, b"%d" % index)
+    assert a.udp.send_block(block, 6, 1) is False
+    await b.receiver.wait_for(3)
+    assert b.receiver.got == [b"0", b"1", b"3"]
+    assert a.counters.dropped == {"unreachable": 1, "socket_full": 2}
+    assert a.counters.datagrams_sent == 3
 
 
 class FullSocket:
