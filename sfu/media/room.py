@@ -20,6 +20,12 @@ from sfu.media.track import Track
 # Speakers that are told at once; nobody follows more voices.
 MAX_SPEAKERS = 8
 
+# Slots that are of use to anybody: of voices only the loudest are heard, a screen holds so many faces.
+MAX_WANTED = {"audio": 9, "video": 25}
+
+# Whoever speaks takes a turn of this length: within it nobody takes another's slot for a syllable.
+TURN_S = 2.0
+
 # How often a member is told of its own connection at least.
 QUALITY_S = 5.0
 
@@ -42,6 +48,10 @@ class Member:
     admitted: bool = False
     # Mid → id of the track in that slot.
     bound: dict[str, str] = field(default_factory=dict)
+    # Number of the turn in which it was heard last; 0 before.
+    turn: int = 0
+    # (audio, video) slots that it was told would help.
+    wanted: tuple[int, int] = (0, 0)
     # Mid → rid of the layer that was told last, None while it is paused.
     layers: dict[str, str | None] = field(default_factory=dict)
     # The score that was told last, and when.
@@ -87,6 +97,8 @@ class Room:
         self.members: dict[str, Member] = {}
         # Who was heard when this was told last, with levels in steps.
         self._speakers: list[dict[str, Any]] = []
+        # Whether somebody has fewer slots than there are tracks: slots follow speech then.
+        self._is_crowded = False
 
     # Coming and going
 
@@ -101,7 +113,7 @@ class Room:
         member.admitted = member.connection.rtp.admitted = True
         if not member.hidden:
             self._tell_others(member, "media.participant_joined", {"participant": member.describe()})
-        self.bind()
+        self._bind_after(member, bool(member.connection.rtp.tracks))
 
     def remove(self, member: Member) -> None:
         """Let a member go; its tracks leave the slots of the others."""
@@ -109,7 +121,8 @@ class Room:
             return
         if member.admitted and not member.hidden:
             self._tell_others(member, "media.participant_left", {"participant_id": member.peer_id})
-        self.bind()
+        if member.connection.rtp.tracks:
+            self.bind()
 
     def negotiated(self, member: Member, tracks_before: dict[str, Track]) -> None:
         """Take over what a member negotiated: tell of tracks that came and went, fill slots."""
@@ -121,7 +134,7 @@ class Room:
             for track_id in tracks.keys() - tracks_before.keys():
                 published = {"participant_id": member.peer_id, "track": describe_track(tracks[track_id])}
                 self._tell_others(member, "media.track_published", published)
-        self.bind()
+        self._bind_after(member, tracks.keys() != tracks_before.keys())
 
     def connected(self, member: Member) -> None:
         """A member can receive now: what waits for a keyframe asks for it."""
@@ -139,24 +152,38 @@ class Room:
     # Slots
 
     def bind(self) -> None:
-        """Put tracks into slots anew; who sees a change is told."""
-        now = clock.now()
-        for member in list(self.members.values()):
-            if self._bind_member(member, now):
+        """Put tracks into everybody's slots anew; who sees a change is told."""
+        self._is_crowded = False
+        self._bind(list(self.members.values()))
+
+    def _bind_after(self, member: Member, published: bool) -> None:
+        """Bind after a change of one member: everybody sees what it publishes, itself what it takes."""
+        if published and member.admitted and not member.hidden:
+            self.bind()
+        else:
+            self._bind([member])
+
+    def _bind(self, members: list[Member]) -> None:
+        now, published = clock.now(), self._published()
+        for member in members:
+            if self._bind_member(member, published, now):
                 self._emit(member.peer_id, "media.slots", {"slots": self.slots(member)})
 
-    def _visible(self, member: Member) -> dict[str, tuple[Member, Track]]:
-        if not member.admitted:
-            return {}
+    def _published(self) -> dict[str, tuple[Member, Track]]:
+        """Return every track that somebody may see."""
         return {
-            track_id: (other, track)
-            for other in self.members.values()
-            if other is not member and other.admitted and not other.hidden
-            for track_id, track in other.tracks.items()
+            track_id: (member, track)
+            for member in self.members.values()
+            if member.admitted and not member.hidden
+            for track_id, track in member.tracks.items()
         }
 
-    def _bind_member(self, member: Member, now: float) -> bool:
-        visible = self._visible(member)
+    def _visible(self, member: Member) -> dict[str, tuple[Member, Track]]:
+        return self._published() if member.admitted else {}
+
+    def _bind_member(self, member: Member, published: dict[str, tuple[Member, Track]], now: float) -> bool:
+        if not member.admitted:
+            published = {}
         none = Preference()
         candidates = [
             Candidate(
@@ -164,16 +191,19 @@ class Room:
                 other.peer_id,
                 track.kind,
                 track.source,
-                member.preferences.get(track_id, none).priority,
+                member.preferences[track_id].priority if track_id in member.preferences else 0,
+                other.turn,
             )
-            for track_id, (other, track) in visible.items()
+            for track_id, (other, track) in published.items()
+            if other is not member
         ]
+        self._tell_wanted(member, candidates)
         pins = {mid: t for mid, t in member.bound.items() if member.preferences.get(t, none).pinned}
         wanted = assign(_slots(member.connection.sections, pins), candidates, member.bound)
         subscriptions, changed = member.connection.rtp.subscriptions, wanted != member.bound
         for mid, leg in subscriptions.legs.items():
             track_id = wanted.get(mid)
-            track = visible[track_id][1] if track_id is not None else None
+            track = published[track_id][1] if track_id is not None else None
             if member.preferences.get(track_id or "", none).paused:
                 track = None
             if leg.track is not track:
@@ -185,9 +215,25 @@ class Room:
         member.bound = wanted
         return changed
 
+    def _tell_wanted(self, member: Member, candidates: list[Candidate]) -> None:
+        """Tell a member how many slots would show everything, when it has fewer."""
+        kinds = [leg.kind for leg in member.connection.rtp.legs.values()]
+        if not kinds:
+            return
+        wanted = []
+        for kind in ("audio", "video"):
+            tracks = sum(candidate.kind == kind for candidate in candidates)
+            self._is_crowded = self._is_crowded or tracks > kinds.count(kind)
+            wanted.append(max(kinds.count(kind), min(tracks, MAX_WANTED[kind])))
+        audio, video = wanted
+        if (audio, video) != member.wanted and (audio > kinds.count("audio") or video > kinds.count("video")):
+            self._emit(member.peer_id, "media.want", {"audio": audio, "video": video})
+        member.wanted = (audio, video)
+
     def slots(self, member: Member) -> list[dict[str, Any]]:
         """Return every slot of a member and what stands in it."""
-        visible, described = self._visible(member), []
+        visible: dict[str, tuple[Member, Track]] = self._visible(member)
+        described = []
         for mid, leg in member.connection.rtp.legs.items():
             found = visible.get(member.bound.get(mid, ""))
             entry: dict[str, Any] = {
@@ -262,12 +308,17 @@ class Room:
     def tell_speakers(self, now: float) -> None:
         """Tell everybody who speaks, loudest first, when it is not as it was told last."""
         heard: list[tuple[float, str]] = []
+        turn, newcomers = int(now / TURN_S) + 1, False
         for member in self.members.values():
             if member.admitted and not member.hidden:
                 voices = [t.level.loudness(now) for t in member.tracks.values() if not t.muted]
                 level = in_steps(max(voices, default=0.0))
                 if level:
                     heard.append((level, member.peer_id))
+                    newcomers = newcomers or member.turn != turn
+                    member.turn = turn
+        if newcomers and self._is_crowded:
+            self.bind()
         heard.sort(key=lambda speaker: (-speaker[0], speaker[1]))
         speakers = [{"participant_id": peer_id, "level": level} for level, peer_id in heard[:MAX_SPEAKERS]]
         if speakers == self._speakers:

@@ -33,16 +33,22 @@ class Candidate:
     kind: str
     source: str
     priority: int = 0
+    # Its participant's last turn to speak; a larger number is later, 0 never.
+    turn: int = 0
 
 
 def assign(slots: Iterable[Slot], candidates: Iterable[Candidate], bound: dict[str, str]) -> dict[str, str]:
     """Return mid → track id for every filled slot.
 
     `bound` is the assignment before; what still holds of it is kept. When there are more
-    tracks than slots, the higher priority stays, then screens, then who was there first.
+    tracks than slots, the higher priority stays, then screens, then who spoke last, then who has
+    a slot already, then who was there first.
     """
     slots = list(slots)
-    ordered = sorted(candidates, key=lambda c: (-c.priority, c.source != "screen"))
+    here = set(bound.values())
+    ordered = sorted(
+        candidates, key=lambda c: (-c.priority, c.source != "screen", -c.turn, c.track_id not in here)
+    )
     result: dict[str, str] = {}
     for kind in ("audio", "video"):
         of_kind = [slot for slot in slots if slot.kind == kind]

@@ -1,5 +1,7 @@
 """Tracks take slots, keep them, and stand beside their companions."""
 
+from dataclasses import replace
+
 from hypothesis import given, strategies as st
 
 from sfu.media.slots import Candidate, Slot, assign
@@ -42,6 +44,17 @@ def test_a_face_without_voice_leaves_room_beside_voices():
     assert assign(SLOTS, [mic("ann"), cam("bob")], {}) == {"a0": "ann-mic", "v1": "bob-cam"}
 
 
+def test_slots_follow_speech():
+    """Whoever spoke later takes the slot of the longest silent one; equals keep what they have."""
+    one = [Slot("v0", "video", 0)]
+    ann, bob = cam("ann"), cam("bob")
+    assert assign(one, [ann, bob], {}) == {"v0": "ann-cam"}
+    assert assign(one, [ann, replace(bob, turn=5)], {"v0": "ann-cam"}) == {"v0": "bob-cam"}
+    assert assign(one, [replace(ann, turn=5), replace(bob, turn=5)], {"v0": "bob-cam"}) == {"v0": "bob-cam"}
+    assert assign(one, [replace(ann, turn=6), replace(bob, turn=5)], {"v0": "bob-cam"}) == {"v0": "ann-cam"}
+    assert assign(one, [replace(ann, turn=6), screen("bob")], {}) == {"v0": "bob-screen"}
+
+
 def test_a_screen_stands_beside_its_sound():
     """And not beside the voice of its owner."""
     found = assign(SLOTS, [mic("ann"), cam("ann"), screen_audio("ann"), screen("ann")], {})
@@ -57,7 +70,7 @@ def test_a_track_keeps_its_slot():
     assert again["a0"] == "cyd-mic"
 
 
-def test_when_slots_are_few_priority_stays_then_screens_then_the_first():
+def test_when_slots_are_few_priority_stays_then_screens_then_who_has_one():
     """In this order."""
     slots = VIDEO[:2]
     assert set(assign(slots, [cam("ann"), cam("bob"), screen("cyd")], {}).values()) == {
@@ -69,7 +82,7 @@ def test_when_slots_are_few_priority_stays_then_screens_then_the_first():
         "cyd-screen",
     }
     bound = {"v0": "bob-cam", "v1": "cyd-cam"}
-    assert set(assign(slots, [cam("ann"), cam("bob"), cam("cyd")], bound).values()) == {"ann-cam", "bob-cam"}
+    assert set(assign(slots, [cam("ann"), cam("bob"), cam("cyd")], bound).values()) == {"bob-cam", "cyd-cam"}
 
 
 def test_a_pinned_track_stands_where_it_was_pinned():
@@ -77,7 +90,7 @@ def test_a_pinned_track_stands_where_it_was_pinned():
     slots = [Slot("v0", "video", 0), Slot("v1", "video", 1, pinned_track_id="cyd-cam")]
     tracks = [cam("ann"), cam("bob"), cam("cyd")]
     assert assign(slots, tracks, {})["v1"] == "cyd-cam"
-    assert assign(slots, tracks, {"v0": "cyd-cam", "v1": "bob-cam"}) == {"v0": "ann-cam", "v1": "cyd-cam"}
+    assert assign(slots, tracks, {"v0": "cyd-cam", "v1": "bob-cam"}) == {"v0": "bob-cam", "v1": "cyd-cam"}
     assert assign(slots, [cam("ann")], {}) == {"v0": "ann-cam"}
 
 
