@@ -129,6 +129,8 @@ class Server:
         self.http_port = self._runner.addresses[0][1]
         gc.collect()
         gc.freeze()  # what stands now stays: the collector need not walk it again
+        # Packets come and go by counting references; a walk over all that are kept would stall them.
+        gc.set_threshold(50_000, 20, 50)
         self._ready = True
         log.info(
             "ready",

@@ -4,8 +4,6 @@ Shared by all receivers: what is kept is the packet as it came, and each leg wri
 own numbers over it. Bounded in packets and time.
 """
 
-from collections import deque
-
 from sfu.media.packet import RtpPacket, sequence_delta
 
 # A power of two. libsrtp refuses indices more than its window of 1,024 behind, so nothing
@@ -19,36 +17,64 @@ MAX_AGE_S = 3.0
 class History:
     """Packets by sequence number, in a ring; an equal number replaces nothing."""
 
-    __slots__ = ("_order", "_ring")
+    __slots__ = ("_newest", "_oldest", "_ring")
 
     def __init__(self) -> None:
-        self._ring: list[tuple[float, RtpPacket] | None] = [None] * MAX_PACKETS
-        # When each place was taken, oldest first: what is too old is let go.
-        self._order: deque[tuple[float, int]] = deque()
+        self._ring: list[RtpPacket | None] = [None] * MAX_PACKETS
+        # Numbers between which something may stand; None before the first packet.
+        self._newest: int | None = None
+        self._oldest = 0
 
     def __len__(self) -> int:
-        return sum(entry is not None for entry in self._ring)
+        return sum(packet is not None for packet in self._ring)
 
     def add(self, packet: RtpPacket, now: float) -> bool:
         """Keep a packet; False if one of this number is kept already, or a later one in its place."""
-        at = packet.sequence & (MAX_PACKETS - 1)
-        entry = self._ring[at]
-        young = entry is not None and now - entry[0] <= MAX_AGE_S
-        if young and entry is not None and sequence_delta(packet.sequence, entry[1].sequence) <= 0:
+        sequence, ring, newest = packet.sequence, self._ring, self._newest
+        at = sequence & (MAX_PACKETS - 1)
+        if newest is None:
+            self._newest = self._oldest = sequence
+        elif sequence == (newest + 1) & 0xFFFF:
+            self._newest = sequence
+        elif not self._add_out_of_order(sequence, ring[at], now):
             return False
-        self._ring[at] = (now, packet)
-        order, too_old = self._order, now - MAX_AGE_S
-        order.append((now, at))
-        while order[0][0] < too_old:
-            added, place = order.popleft()
-            kept = self._ring[place]
-            if kept is not None and kept[0] == added:
-                self._ring[place] = None
+        packet.received_at = now
+        ring[at] = packet
         return True
+
+    def _add_out_of_order(self, sequence: int, there: RtpPacket | None, now: float) -> bool:
+        assert self._newest is not None
+        ahead = sequence_delta(sequence, self._newest)
+        young = there is not None and now - there.received_at <= MAX_AGE_S
+        if young and there is not None and sequence_delta(sequence, there.sequence) <= 0:
+            return False
+        if ahead > 0:
+            self._newest = sequence
+        elif sequence_delta(sequence, self._oldest) < 0:
+            self._oldest = sequence
+        return True
+
+    def expire(self, now: float) -> None:
+        """Let go of what is too old; called about once a second."""
+        if self._newest is None:
+            return
+        ring, too_old = self._ring, now - MAX_AGE_S
+        behind = sequence_delta(self._newest, self._oldest)
+        # Numbers that jumped leave nothing to follow: the whole ring is looked at.
+        steps = behind if 0 <= behind < MAX_PACKETS else MAX_PACKETS
+        start = (self._newest - steps) & 0xFFFF
+        for step in range(steps + 1):
+            at = (start + step) & (MAX_PACKETS - 1)
+            packet = ring[at]
+            if packet is not None and packet.received_at >= too_old:
+                self._oldest = (start + step) & 0xFFFF
+                return
+            ring[at] = None
+        self._oldest = self._newest
 
     def get(self, sequence: int, now: float) -> RtpPacket | None:
         """Return the packet of this number if it is kept and young enough."""
-        entry = self._ring[sequence & (MAX_PACKETS - 1)]
-        if entry is None or entry[1].sequence != sequence or entry[0] < now - MAX_AGE_S:
+        packet = self._ring[sequence & (MAX_PACKETS - 1)]
+        if packet is None or packet.sequence != sequence or packet.received_at < now - MAX_AGE_S:
             return None
-        return entry[1]
+        return packet

@@ -16,6 +16,9 @@ MAX_TRIES = 10
 MIN_RETRY_S, MAX_RETRY_S = 0.02, 0.25
 
 
+_NOTHING: list[int] = []
+
+
 class NackGenerator:
     """Sequence numbers in, requests out."""
 
@@ -32,18 +35,24 @@ class NackGenerator:
     def __len__(self) -> int:
         return len(self._missing)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something is missing."""
+        return bool(self._missing)
+
     def receive(self, sequence: int, now: float) -> list[int]:
         """Take an arrived number; return what to ask for now."""
         if self._highest is None:
             self._highest = sequence
             return []
+        if sequence == (self._highest + 1) & 0xFFFF:
+            self._highest = sequence
+            return _NOTHING
         ahead = sequence_delta(sequence, self._highest)
         if ahead <= 0:
             self._missing.pop(sequence, None)
             return []
         previous, self._highest = self._highest, sequence
-        if ahead == 1:
-            return []
         if ahead - 1 + len(self._missing) > MAX_MISSING:
             self._missing.clear()
             self.gave_up = True

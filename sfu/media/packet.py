@@ -34,6 +34,7 @@ class RtpPacket:
         "marker",
         "payload",
         "payload_type",
+        "received_at",
         "sequence",
         "ssrc",
         "timestamp",
@@ -65,6 +66,8 @@ class RtpPacket:
             raise ValueError("longer inside than outside")
         self.payload = offset
         self.end = end
+        # When it was taken into the history.
+        self.received_at = 0.0
         self._elements: list[tuple[int, bytes]] | None = None
         # Outgoing forms already built of this packet, by leg profile (sfu/media/leg.py).
         self.bodies: dict[int, Any] = {}

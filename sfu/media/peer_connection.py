@@ -32,13 +32,18 @@ from sfu.media.negotiation import LocalTransport, Policy, RemoteTransport, Secti
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.ports import MediaPorts, Path, UdpPath
 from sfu.media.rtp_session import Publication, RtpSession
-from sfu.media.srtp import Rows
+from sfu.media.srtp import Rows, SrtpContext
 
 log = structlog.get_logger()
 
 # A peer that was silent for so long is told as "disconnected"; consent checks of aiortc
 # come every six seconds at the latest.
 INTERRUPTED_S = 8.0
+
+
+# RTCP compounds a second that one peer is listened to: feedback twenty times, reports, and a request for
+# every lost packet of a bad link stay far below. More is dropped before it is decrypted.
+MAX_RTCP_PER_S = 400
 
 
 class FingerprintChanged(ValueError):
@@ -96,6 +101,8 @@ class PeerConnection(RTCPeerConnection):
         # Our counter of transport-wide sequence numbers, and the path that the fan-outs know.
         self._number_place = settings.ports.bank.take()
         self._lane_path: Path | None = None
+        # RTCP compounds that it may send at once, and when that was looked at.
+        self._rtcp_budget, self._rtcp_at = float(MAX_RTCP_PER_S), 0.0
         # What each published m-line is, by mid; set by the room before negotiate.
         self.publications: dict[str, Publication] = {}
         # From here the time to connect is counted.
@@ -321,17 +328,29 @@ class PeerConnection(RTCPeerConnection):
         if incoming is None or length < 12:
             self.counters.drop("before_keys")
             return
-        rows.set_length(index, length)
         # RFC 5761 section 4: RTCP types 192-223 are no RTP payload types.
         if 192 <= rows.buffer[index * rows.stride + 1] <= 223:
-            if incoming.unprotect_rtcp(rows, index):
-                self.rtp.receive_rtcp(rows.take(index), now)
-            else:
-                self.counters.drop("srtcp_not_authentic")
-        elif incoming.unprotect(rows, index):
-            self.rtp.receive_rtp(rows.take(index), now)
+            self._receive_rtcp(incoming, rows, index, length, now)
+            return
+        data = incoming.open(rows, index, length)
+        if data is not None:
+            self.rtp.receive_rtp(data, now)
         else:
             self.counters.drop("srtp_not_authentic")
+
+    def _receive_rtcp(self, incoming: SrtpContext, rows: Rows, index: int, length: int, now: float) -> None:
+        """Decrypt a compound, as long as its sender does not flood us with them."""
+        self._rtcp_budget += (now - self._rtcp_at) * MAX_RTCP_PER_S
+        self._rtcp_budget, self._rtcp_at = min(self._rtcp_budget, MAX_RTCP_PER_S), now
+        if self._rtcp_budget < 1:
+            self.counters.drop("rtcp_flood")
+            return
+        self._rtcp_budget -= 1
+        rows.set_length(index, length)
+        if incoming.unprotect_rtcp(rows, index):
+            self.rtp.receive_rtcp(rows.take(index), now)
+        else:
+            self.counters.drop("srtcp_not_authentic")
 
     # The outlet of the RTP session
 

@@ -117,10 +117,10 @@ class MediaPorts:
     # Receiving
 
     def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
-        rows = self.udp.incoming
         if not length:
             self.counters.drop("empty")
             return
+        rows = self.udp.incoming
         first = rows.buffer[index * rows.stride]
         path = self._by_sockaddr.get(sockaddr)
         try:
@@ -139,8 +139,9 @@ class MediaPorts:
         if endpoint is None:
             self.counters.drop("stranger")
             return
-        if endpoint.ice.selected is path:
-            endpoint.ice.heard_at = now
+        ice = endpoint.ice
+        if ice.selected is path:
+            ice.heard_at = now
         if 128 <= first <= 191:
             endpoint.receive_media(rows, index, length, now)
         elif 20 <= first <= 63:

@@ -35,7 +35,9 @@ class Reception:
         """Take a packet of `size` bytes."""
         self.received += 1
         self.octets += size
-        if self._base is None:
+        if sequence == (self._highest + 1) & 0xFFFF and sequence and self._base is not None:
+            self._highest = sequence
+        elif self._base is None:
             self._base = self._highest = sequence
         else:
             ahead = sequence_delta(sequence, self._highest)

@@ -227,7 +227,7 @@ class RtpSession:
         lost = nack.receive(packet.sequence, now)
         if lost:
             self._send_nack(layer, lost)
-        if len(nack):
+        if nack.is_waiting:
             self._due = min(self._due, nack.next_timer() or now)
         if nack.gave_up:
             nack.gave_up = False
@@ -402,6 +402,7 @@ class RtpSession:
             if is_repair or not layer.reception.received:
                 continue
             layer.measure(now)
+            layer.history.expire(now)
             blocks.append(self._block(layer, now))
         self.subscriptions.report(now)
         for at in range(0, len(blocks), rtcp.MAX_REPORTS):

@@ -26,6 +26,7 @@ class Rows:
     def __init__(self, count: int, stride: int) -> None:
         self.count, self.stride = count, stride
         self.buffer = bytearray(count * stride)
+        self.view = memoryview(self.buffer)
         whole = ffi.from_buffer("char[]", self.buffer)
         self._whole = whole
         # Address of the first row, for the iovecs of recvmmsg and sendmmsg.
@@ -41,7 +42,7 @@ class Rows:
     def take(self, index: int) -> bytes:
         """Return a copy of what stands in a row."""
         at = index * self.stride
-        return bytes(self.buffer[at : at + self._cells[index]])
+        return bytes(self.view[at : at + self._cells[index]])
 
     def put(self, index: int, data: bytes) -> None:
         """Write a whole packet into a row."""
@@ -62,17 +63,21 @@ class SrtpContext:
         self._session = session  # owns the memory behind the handle
         self._handle = session._srtp[0]
 
+    def open(self, rows: Rows, index: int, length: int) -> bytes | None:
+        """Decrypt the packet in a row and return a copy of it; None if it is not authentic."""
+        cells = rows._cells
+        cells[index] = length
+        if _unprotect(self._handle, rows._pointers[index], rows._length_pointers[index]):
+            return None
+        at = index * rows.stride
+        return bytes(rows.view[at : at + cells[index]])
+
     def protect(self, rows: Rows, index: int) -> bool:
         return bool(_protect(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0)
 
     def protect_rtcp(self, rows: Rows, index: int) -> bool:
         return bool(
             lib.srtp_protect_rtcp(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0
-        )
-
-    def unprotect(self, rows: Rows, index: int) -> bool:
-        return bool(
-            lib.srtp_unprotect(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0
         )
 
     def unprotect_rtcp(self, rows: Rows, index: int) -> bool:
