@@ -24,8 +24,8 @@ serve: $(STAMP) ## the page at http://127.0.0.1:8080, with tokens for everybody 
 	$(BIN)/sfu serve --dev
 
 system: # what the browser tests need of Debian; as root only, and only if it is missing
-	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; }
+	@{ command -v chromium && command -v tc; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2; }
 
 test: $(STAMP) system ## the whole suite, browsers included
 	$(BIN)/coverage run -m pytest

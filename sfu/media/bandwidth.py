@@ -45,6 +45,9 @@ _GROWTH, _LEAD, _LEAD_BPS = 1.08, 1.5, 20_000.0
 # What arrives is taken for proof but for this; one rate is never measured to the bit.
 _PROVEN = 0.95
 
+# What flowed without a queue so long ago says nothing of the link now.
+_FLOWED_S = 5.0
+
 # Rates are taken over this.
 _RATE_S = 0.5
 
@@ -74,6 +77,13 @@ class _Rate:
         first, last = self._entries[0], self._entries[-1]
         return (self._bytes - first[1]) * 8 / max(last[0] - first[0], 0.02)
 
+    def bps_since(self, since: float) -> float | None:
+        """Return bits a second of the entries from a time on, None if they cover too little."""
+        entries = [entry for entry in self._entries if entry[0] >= since]
+        if len(entries) < 2 or entries[-1][0] - entries[0][0] < _STANDING_S * 0.9:
+            return None
+        return sum(size for _, size in entries[1:]) * 8 / (entries[-1][0] - entries[0][0])
+
 
 class BandwidthEstimator:
     """Feedback of one receiver in, one estimate out."""
@@ -84,6 +94,8 @@ class BandwidthEstimator:
         "_base_before",
         "_base_until",
         "_delays",
+        "_flowed",
+        "_full_since",
         "_hold_until",
         "_is_lossy",
         "_loss_at",
@@ -117,6 +129,10 @@ class BandwidthEstimator:
         self._loss_at = self._updated_at = float("-inf")
         self._loss_lost = self._loss_total = 0
         self._is_lossy = False
+        # When the queue that stands began to grow, on the receiver's clock; None while there is none.
+        self._full_since: float | None = None
+        # (when, rate) of the most that flowed without a queue lately.
+        self._flowed = (float("-inf"), 0.0)
         # (from when sent, first arrival, bytes since) of the probe that runs.
         self._probe: tuple[float, float | None, int] | None = None
 
@@ -174,7 +190,12 @@ class BandwidthEstimator:
         while len(delays) > 1 and (delays[1][0] <= at - _STANDING_S or len(delays) > _MAX_ENTRIES):
             delays.popleft()
         standing = min(delay for _, delay in delays)
-        self.queue_s = max(0.0, standing - min(self._base, self._base_before))
+        base = min(self._base, self._base_before)
+        self.queue_s = max(0.0, standing - base)
+        if least - base < QUEUE_LOW_S:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = at
 
     def _update(self, now: float) -> None:
         elapsed = min(0.5, max(0.0, now - self._updated_at))
@@ -185,16 +206,30 @@ class BandwidthEstimator:
         if self.queue_s > QUEUE_HIGH_S:
             self.congested_at, self._probe = now, None
             if now >= self._hold_until:
-                self._lower(arrived * _DECREASE, now)
+                self._lower(self._share_of(arrived, now), now)
         elif self._is_lossy:
             self.congested_at = now
             if now >= self._hold_until:
                 self._lower(min(self.estimate_bps, self.sent_bps) * (1 - self.loss / 2), now)
                 self._is_lossy = False  # said once
-        elif self.queue_s < QUEUE_LOW_S and self.loss < LOSS_LOW:
+        elif self.queue_s < QUEUE_LOW_S:
+            if arrived > self._flowed[1] or now - self._flowed[0] > _FLOWED_S:
+                self._flowed = (now, arrived)
+            if self.loss >= LOSS_LOW:
+                return
             limit = max(self.estimate_bps, arrived * _LEAD + _LEAD_BPS)
             # What arrives without a queue is proof.
             self._set(max(min(self.estimate_bps * _GROWTH**elapsed, limit), arrived * _PROVEN))
+
+    def _share_of(self, arrived: float, now: float) -> float:
+        """Return what to send on a link that is full: a little less than it carries.
+
+        What it carries is what arrives while it is full; before, it may have had less to carry.
+        """
+        since = self._full_since
+        carried = (self._arrival_rate.bps_since(since) if since is not None else None) or arrived
+        flowed = self._flowed[1] if now - self._flowed[0] <= _FLOWED_S else 0.0
+        return max(carried * _DECREASE, min(flowed, carried * _PROVEN))
 
     def _lower(self, bps: float, now: float) -> None:
         # What was decided shows itself one round trip later, at the earliest.

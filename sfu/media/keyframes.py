@@ -5,8 +5,9 @@ normal frame. So one request is outstanding, it is repeated when no keyframe com
 after one came the next waits.
 """
 
-# Least time between two requests.
-MIN_INTERVAL_S = 0.5
+# Least time between two requests, when the first was met; and when it was not: libwebrtc ignores
+# requests that come within 300 ms of one for another encoding.
+MIN_INTERVAL_S, RETRY_S = 0.5, 0.32
 
 # A request that brought nothing so often was lost on a dead path or to a muted camera.
 MAX_REPEATS = 8
@@ -15,12 +16,13 @@ MAX_REPEATS = 8
 class KeyframeRequests:
     """Wishes in, requests out."""
 
-    __slots__ = ("_asked_at", "_repeats", "_wanted")
+    __slots__ = ("_asked_at", "_interval_s", "_repeats", "_wanted")
 
     def __init__(self) -> None:
         self._asked_at = float("-inf")
         self._wanted = False
         self._repeats = 0
+        self._interval_s = RETRY_S
 
     def want(self, now: float) -> bool:
         """Take a receiver's wish; True: ask the publisher now."""
@@ -35,17 +37,17 @@ class KeyframeRequests:
 
     def arrived(self) -> None:
         """Take note of a keyframe: every wish is met."""
-        self._wanted = False
+        self._wanted, self._interval_s = False, MIN_INTERVAL_S
 
     def _ask(self, now: float) -> bool:
-        if now - self._asked_at < MIN_INTERVAL_S:
+        if now < self._asked_at + self._interval_s:
             return False
-        self._asked_at = now
+        self._asked_at, self._interval_s = now, RETRY_S
         return True
 
     def next_timer(self) -> float | None:
         """Return when an unanswered wish is due again."""
-        return self._asked_at + MIN_INTERVAL_S if self._wanted else None
+        return self._asked_at + self._interval_s if self._wanted else None
 
     def handle_timer(self, now: float) -> bool:
         """Tell whether to ask again now."""

@@ -100,6 +100,8 @@ class Leg:
         self._packets = self._octets = 0
         self._batch: Batch | None = None
         self._counted = (0, 0)
+        # How much later than it could the receiver is asked to play; 0 before it was asked.
+        self.playout_delay_s = 0.0
         # What it sends in a second, lately.
         self.bitrate_bps = 0.0
         self._measured: tuple[float, int] | None = None
@@ -115,8 +117,7 @@ class Leg:
         """Take a track into the slot."""
         self.detach()
         self.track = track
-        self._profile = Profile(track.codecs, track.extensions, self.section)
-        self._profile_key = self._profile.key()
+        self._map_formats(track)
         track.fan_out.add(self)
         if self._changed is None or self.kind == "audio":
             self._choose(now)
@@ -136,9 +137,17 @@ class Leg:
         """Take over what was agreed again for this m-line."""
         self.section = section
         if self.track is not None:
-            self._profile = Profile(self.track.codecs, self.track.extensions, section)
-            self._profile_key = self._profile.key()
+            self._map_formats(self.track)
             self.track.fan_out.changed()
+
+    def _map_formats(self, track: Track) -> None:
+        self._profile = Profile(track.codecs, track.extensions, self.section, self.playout_delay_s)
+        self._profile_key = self._profile.key()
+
+    def delay_playout(self, delay_s: float) -> None:
+        """Ask the receiver to play each frame so much later than it could; 0: as soon as it can."""
+        self.playout_delay_s = delay_s
+        self.negotiate(self.section)
 
     def aim(self, layer: Layer | None, now: float) -> None:
         """Set the layer to be sent; it is taken up with its next keyframe."""
@@ -148,17 +157,29 @@ class Leg:
         if layer is not None and layer is not self.layer and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
 
-    def allot(self, rid: str | None, now: float, *, is_limited: bool = False) -> None:
-        """Take the layer to be shown, None for none: the link takes nothing more."""
+    def allot(
+        self, rid: str | None, now: float, *, is_limited: bool = False, is_urgent: bool = False
+    ) -> None:
+        """Take the layer to be shown, None for none: the link takes nothing more.
+
+        Where it is urgent, what is shown now stops at once and not with the keyframe of the other: the
+        link is full of it, and the keyframe would have to wait behind it.
+        """
         self.is_paused, self.is_limited = rid is None, is_limited
         self.allotted = rid
+        if rid is None or (is_urgent and self.layer is not None and rid != self.layer.rid):
+            self._stop()
         if rid is not None:
             self._choose(now)
-        elif self.layer is not None or self.target is not None:
-            self.enter(None)
-            self.layer = self.target = None
-            if self.track is not None:
-                self.track.fan_out.changed()
+
+    def _stop(self) -> None:
+        """Send nothing until a keyframe of whatever is aimed at."""
+        if self.layer is None and self.target is None:
+            return
+        self.enter(None)
+        self.layer = self.target = None
+        if self.track is not None:
+            self.track.fan_out.changed()
 
     def _choose(self, now: float) -> None:
         if self.track is None or self.is_paused:

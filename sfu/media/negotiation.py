@@ -19,6 +19,7 @@ ABS_SEND_TIME_URI = "http://www.webrtc.org/experiments/rtp-hdrext/abs-send-time"
 DEPENDENCY_DESCRIPTOR_URI = (
     "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension"
 )
+PLAYOUT_DELAY_URI = "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay"
 TRANSPORT_CC_URI = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01"
 
 # What travels from publisher to receiver as it is.
@@ -26,7 +27,7 @@ FORWARDED_EXTENSIONS = frozenset(
     {
         AUDIO_LEVEL_URI,
         "urn:3gpp:video-orientation",
-        "http://www.webrtc.org/experiments/rtp-hdrext/playout-delay",
+        PLAYOUT_DELAY_URI,
         "http://www.webrtc.org/experiments/rtp-hdrext/video-content-type",
         "http://www.webrtc.org/experiments/rtp-hdrext/color-space",
         "http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time",

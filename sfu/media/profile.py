@@ -11,10 +11,14 @@ from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
     DEPENDENCY_DESCRIPTOR_URI,
     FORWARDED_EXTENSIONS,
+    PLAYOUT_DELAY_URI,
     TRANSPORT_CC_URI,
     Section,
 )
 from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
+
+# Of the receiver's buffer, in 10 ms: more than ten seconds is no call.
+_MAX_DELAY = 1000
 
 _ONE_BYTE = ONE_BYTE_PROFILE.to_bytes(2, "big")
 
@@ -33,7 +37,13 @@ class Body(NamedTuple):
 class Profile:
     """What legs must share to share the bodies of packets: payload types and extensions."""
 
-    def __init__(self, codecs: dict[int, Codec], extensions: dict[int, str], section: Section) -> None:
+    def __init__(
+        self,
+        codecs: dict[int, Codec],
+        extensions: dict[int, str],
+        section: Section,
+        playout_delay_s: float | None = None,
+    ) -> None:
         self.payload_types = _payload_types(codecs, section)
         # Payload types of the publisher whose redundancy stays behind (RFC 2198).
         self._unwrapped = frozenset(
@@ -61,6 +71,13 @@ class Profile:
         # Audio is not numbered: it is sent in any case, and its few bits are not worth the feedback.
         self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0) if self.is_video else 0
         self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
+        # What we ask ourselves of the receiver's buffer; it replaces what the publisher asks.
+        delay_id = theirs.get(PLAYOUT_DELAY_URI, 0) if playout_delay_s and self.is_video else 0
+        self._delay: list[tuple[int, bytes]] = []
+        if delay_id and playout_delay_s:
+            least = min(0xFFF, round(playout_delay_s * 100))
+            self._delay = [(delay_id, (least << 12 | max(least, _MAX_DELAY)).to_bytes(3, "big"))]
+            self.extensions = {n: ours for n, ours in self.extensions.items() if ours != delay_id}
         # Most packets carry nothing that travels on: what stands before their payload is made once.
         self._plain = self._frame([], numbered=False)
 
@@ -71,6 +88,7 @@ class Profile:
             tuple(self.extensions.items()),
             self.transport_cc,
             self.abs_send_time,
+            tuple(self._delay),
         )
         return hash(value)
 
@@ -90,6 +108,7 @@ class Profile:
             own.append((self.transport_cc, b"\0\0"))
         if self.abs_send_time:
             own.append((self.abs_send_time, b"\0\0\0"))
+        theirs = theirs + self._delay
         block = extension_block(own + theirs)
         element_header = 1 if block[:2] == _ONE_BYTE else 2
         at, places = 16, []

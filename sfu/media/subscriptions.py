@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sfu.media import rtcp
 from sfu.media.allocation import LayerOption, Wish, allocate
-from sfu.media.bandwidth import BandwidthEstimator
+from sfu.media.bandwidth import QUEUE_HIGH_S, BandwidthEstimator
 from sfu.media.leg import Leg, Outlet
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
 from sfu.media.packet import sequence_delta
@@ -28,6 +28,14 @@ _CALM_S = 2.0
 
 # So many seconds without any feedback, and nobody will send it.
 _SILENT_REPORTS = 4
+
+# From this loss on a receiver is asked to play later, so that a repeat, and a repeat of the repeat, are in
+# time: two round trips and what jitter needs. It is asked to play at once again after a while without.
+_LOSS_BORNE, _LOSS_FORGOTTEN_S = 0.01, 15.0
+_DELAY_S, _MAX_DELAY_S = 0.1, 0.5
+
+# Behind a longer queue nothing is sent again: it would come too late.
+_NO_REPEATS_QUEUE_S = 0.2
 
 # The receiver's clock of arrival in feedback: 24 bits of 64 ms.
 _ARRIVAL_WRAP_S = 2**24 * 0.064
@@ -75,6 +83,8 @@ class Subscriptions:
         self._has_feedback = False
         # Reports in which something was sent and no feedback came, ever.
         self._silent_reports = 0
+        # When a report last told of loss.
+        self._lossy_at = float("-inf")
         # What the receiver states itself (REMB); used where there is no feedback.
         self.remb_bps: int | None = None
         self._prober = Prober()
@@ -166,8 +176,11 @@ class Subscriptions:
         # A link of which nothing bad was heard gets something of everything.
         may_pause = self._has_feedback and self.bandwidth.congested_at > float("-inf")
         choice = allocate(self._decided_bps, wishes, may_pause=may_pause)
+        is_full = self._has_feedback and self.bandwidth.queue_s > QUEUE_HIGH_S
         for mid, rid in choice.layers.items():
-            self.legs[mid].allot(rid, now, is_limited=mid in choice.limited)
+            leg = self.legs[mid]
+            is_urgent = is_full and leg.layer is not None and leg.layer.nominal_bps > self._decided_bps
+            leg.allot(rid, now, is_limited=mid in choice.limited, is_urgent=is_urgent)
         self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
 
     def _wish(self, leg: Leg, now: float) -> Wish:
@@ -196,7 +209,12 @@ class Subscriptions:
     def receive_nack(self, packet: rtcp.Nack, now: float) -> None:
         """Send again what is missing."""
         leg = self._by_ssrc.get(packet.media_ssrc)
-        if leg is not None and leg.sending.ssrc == packet.media_ssrc:
+        if leg is None or leg.sending.ssrc != packet.media_ssrc:
+            return
+        if self.bandwidth.queue_s > _NO_REPEATS_QUEUE_S:
+            # What is missing waits in the queue, or fell out of it; more would make it longer.
+            self._outlet.counters.drop("repeat_into_queue", len(packet.lost))
+        else:
             leg.repeat(packet.lost, now)
 
     def receive_keyframe_request(self, packet: rtcp.KeyframeRequest, now: float) -> None:
@@ -211,7 +229,20 @@ class Subscriptions:
         if leg is None or leg.sending.ssrc != report.ssrc:
             return None
         leg.receive_report(report, now)
+        if leg.kind == "video":
+            self._bear_loss(leg, now)
         return leg
+
+    def _bear_loss(self, leg: Leg, now: float) -> None:
+        """Let a receiver on a lossy link wait long enough for repeats to be of use."""
+        if leg.loss >= _LOSS_BORNE:
+            self._lossy_at = now
+            trip = leg.round_trip_s or self.bandwidth.round_trip_s or 0.1
+            delay = min(_MAX_DELAY_S, _DELAY_S + 2 * trip)
+            if delay > leg.playout_delay_s * 1.5 or not leg.playout_delay_s:
+                leg.delay_playout(delay)
+        elif leg.playout_delay_s and now - self._lossy_at > _LOSS_FORGOTTEN_S:
+            leg.delay_playout(0.0)
 
     def receive_remb(self, packet: rtcp.Remb) -> None:
         """Take what the receiver believes its link can take."""

@@ -27,6 +27,9 @@ _AWAITED_S = 3.0
 # What an encoding is thought to cost before it was measured, by its rank from below.
 _GUESSED_BPS = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 
+# What an encoding is thought to cost falls by this each second, down to what it does cost.
+_NOMINAL_DECAY = 0.95
+
 # Weight of the newest second in the rate of a layer.
 _RATE_SMOOTHING = 0.5
 
@@ -80,7 +83,12 @@ class Layer:
             rate = (self.reception.octets - self._octets_before) * 8 / (now - self._measured_at)
             self.bitrate_bps += (rate - self.bitrate_bps) * (_RATE_SMOOTHING if self.bitrate_bps else 1.0)
             if now - self.last_packet_at < LAYER_SILENT_S:
-                self.nominal_bps = self.bitrate_bps
+                # Encoders start low and follow what they show: a still picture is not what a layer costs.
+                self.nominal_bps = max(self.bitrate_bps, self.nominal_bps * _NOMINAL_DECAY)
+        self._measured_at, self._octets_before = now, self.reception.octets
+
+    def begin_again(self, now: float) -> None:
+        """Measure from now on: the silence before is not of this rate."""
         self._measured_at, self._octets_before = now, self.reception.octets
 
     def take_fraction_lost(self) -> int:
@@ -214,6 +222,7 @@ class Track:
     def layer_awoke(self, layer: Layer, now: float) -> None:
         """A layer comes again after a silence: whoever wants it takes it."""
         layer.last_packet_at, layer.is_asleep = now, False
+        layer.begin_again(now)
         for leg in self.fan_out.legs:
             leg.layers_changed(now)
 

@@ -149,12 +149,12 @@ _PROBE = """
 
 
 @asynccontextmanager
-async def chromium(*flags: str) -> AsyncIterator[Browser]:
+async def chromium(*flags: str, executable: Path = CHROMIUM) -> AsyncIterator[Browser]:
     """Debian's Chromium, headless; skips the test only when it is not installed."""
     if not INSTALLED:
         pytest.skip(f"{CHROMIUM} is missing: apt install chromium")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *flags])
+        browser = await playwright.chromium.launch(executable_path=executable, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:
