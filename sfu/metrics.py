@@ -3,8 +3,9 @@
 The packet path adds to plain integers; a collector reads them when it is asked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -37,11 +38,39 @@ class MediaCounters:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
 
+class LinkQuality(Protocol):
+    """How one peer is connected; None where nobody knows."""
+
+    @property
+    def score(self) -> int: ...
+    @property
+    def loss(self) -> float: ...
+    @property
+    def round_trip_s(self) -> float | None: ...
+    @property
+    def jitter_s(self) -> float: ...
+    @property
+    def bitrate_bps(self) -> float: ...
+    @property
+    def estimate_bps(self) -> float | None: ...
+
+
+_LINK_FIGURES = {
+    "loss": "packets lost between server and peer, 0 to 1",
+    "round_trip_s": "round trip to the peer, seconds",
+    "jitter_s": "jitter that the peer sees, seconds",
+    "bitrate_bps": "what a peer receives, bits a second",
+    "estimate_bps": "what the link to a peer is thought to take, bits a second",
+}
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
 class _MediaCollector(Collector):
     def __init__(self, counters: MediaCounters) -> None:
         self._counters = counters
         # Live objects, as functions so that nobody has to keep a gauge in step.
         self.peers = self.rooms = self.tracks = lambda: 0
+        self.links: Callable[[], Sequence[LinkQuality]] = lambda: ()
 
     def collect(self) -> Iterator[Metric]:
         counters = self._counters
@@ -56,6 +85,20 @@ class _MediaCollector(Collector):
         yield dropped
         for name in ("peers", "rooms", "tracks"):
             yield GaugeMetricFamily(f"sfu_{name}", f"{name} now", value=getattr(self, name)())
+        yield from self._collect_links(self.links())
+
+    def _collect_links(self, links: Sequence[LinkQuality]) -> Iterator[Metric]:
+        scores = GaugeMetricFamily("sfu_peers_by_score", "peers by quality, 1 to 5", labels=["score"])
+        for score in range(1, 6):
+            scores.add_metric([str(score)], sum(link.score == score for link in links))
+        yield scores
+        for name, meaning in _LINK_FIGURES.items():
+            figures = sorted(x for x in (getattr(link, name) for link in links) if x is not None)
+            family = GaugeMetricFamily(f"sfu_peer_{name}", meaning, labels=["quantile"])
+            for quantile in _QUANTILES if figures else ():
+                index = min(len(figures) - 1, int(quantile * len(figures)))
+                family.add_metric([str(quantile)], figures[index])
+            yield family
 
 
 class Metrics:

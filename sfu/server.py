@@ -157,6 +157,7 @@ class Server:
         metrics.live.peers = lambda: self.plane.peers
         metrics.live.rooms = lambda: len(self.plane.rooms)
         metrics.live.tracks = lambda: self.plane.tracks
+        metrics.live.links = lambda: self.plane.qualities()
         store: MemoryStore[StoredEvent] = MemoryStore(StoredEvent)
         bus: MemoryBus[StoredEvent] = MemoryBus()
         self.hub = Hub(store, settings.http.resume_window_s, directory=settings.calls.directory)

@@ -17,6 +17,7 @@ from sfu import clock, ids
 from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
 from sfu.media.negotiation import Policy
 from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
+from sfu.media.quality import Quality
 from sfu.media.room import Member, Room
 from sfu.media.rtp_session import Publication
 from sfu.media.subscriptions import Preference
@@ -115,6 +116,11 @@ class MediaPlane:
     @property
     def tracks(self) -> int:
         return sum(len(member.tracks) for _, member in self._peers.values())
+
+    def qualities(self) -> list[Quality]:
+        """Return how each peer is connected, of those through which something flows."""
+        found = [member.connection.rtp.quality() for _, member in self._peers.values()]
+        return [quality for quality in found if quality is not None]
 
     # Negotiation
 
