@@ -28,6 +28,8 @@ class MediaCounters:
     packets_padded: int = 0
     nacks_sent: int = 0
     nacks_received: int = 0
+    # Feedback on links that nothing ails, of which every few is enough.
+    feedback_skipped: int = 0
     keyframe_requests_sent: int = 0
     keyframe_requests_received: int = 0
     # Packets dropped, by reason; the reasons are words of the code that drops.

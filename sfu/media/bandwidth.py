@@ -101,6 +101,7 @@ class BandwidthEstimator:
         "_loss_at",
         "_loss_lost",
         "_loss_total",
+        "_passed_over",
         "_probe",
         "_sent_rate",
         "_updated_at",
@@ -129,6 +130,7 @@ class BandwidthEstimator:
         self._loss_at = self._updated_at = float("-inf")
         self._loss_lost = self._loss_total = 0
         self._is_lossy = False
+        self._passed_over = 0
         # When the queue that stands began to grow, on the receiver's clock; None while there is none.
         self._full_since: float | None = None
         # (when, rate) of the most that flowed without a queue lately.
@@ -154,19 +156,24 @@ class BandwidthEstimator:
         if not sent:
             return
         delays = [there - here for here, there in zip(sent, arrived, strict=True) if there is not None]
-        self._sent_rate.add(max(sent), sum(sizes))
+        passed_over, self._passed_over = self._passed_over, 0
+        self._sent_rate.add(max(sent), sum(sizes) + passed_over)
         self._count_loss(len(sent), len(sent) - len(delays), now)
         if delays:
             there = [at for at in arrived if at is not None]
             bytes_there = sum(size for size, at in zip(sizes, arrived, strict=True) if at is not None)
             last = max(there)
-            self._arrival_rate.add(last, bytes_there)
+            self._arrival_rate.add(last, bytes_there + passed_over)
             self._note_delay(min(delays), last, now)
             trip = now - max(sent)
             self.round_trip_s = trip if self.round_trip_s is None else min(trip, self.round_trip_s * 1.02)
             if self._probe is not None:
                 self._follow_probe(sent, sizes, arrived, now)
         self._update(now)
+
+    def pass_over(self, octets: int) -> None:
+        """Count bytes as arrived of which nobody looked at the feedback; the link was calm."""
+        self._passed_over += octets
 
     def _count_loss(self, total: int, lost: int, now: float) -> None:
         self._loss_total += total

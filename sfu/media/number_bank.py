@@ -67,3 +67,8 @@ class NumberBank:
         size_mask = (1 << _SIZE_BITS) - 1
         sizes = [entry & size_mask if entry > oldest else 0 for entry in entries]
         return [(entry >> _SIZE_BITS) * 1e-6 for entry in entries], sizes
+
+    def recall_bytes(self, place: int, first: int, count: int) -> int:
+        """Return the bytes of the packets from a number on."""
+        numbers = (np.arange(first, first + count) & _MASK) + place * SENT_KEPT
+        return int((self.sent[numbers] & ((1 << _SIZE_BITS) - 1)).sum())

@@ -24,7 +24,7 @@ from aiortc import (
 from aiortc.stats import RTCStatsReport, RTCTransportStats
 
 from sfu import clock
-from sfu.media import negotiation, sdp
+from sfu.media import negotiation, rtcp, sdp
 from sfu.media.batch import Lane
 from sfu.media.dtls import Certificate, DtlsTransport, sctp_transport, start_sctp
 from sfu.media.ice import IceLite
@@ -44,6 +44,10 @@ INTERRUPTED_S = 8.0
 # RTCP compounds a second that one peer is listened to: feedback twenty times, reports, and a request for
 # every lost packet of a bad link stay far below. More is dropped before it is decrypted.
 MAX_RTCP_PER_S = 400
+
+
+# What SRTCP adds at most: index and tag (RFC 7714). A packet behind the first one is longer.
+MAX_SRTCP_TRAILER_BYTES = 20
 
 
 class FingerprintChanged(ValueError):
@@ -346,11 +350,22 @@ class PeerConnection(RTCPeerConnection):
             self.counters.drop("rtcp_flood")
             return
         self._rtcp_budget -= 1
+        if self._is_surplus(rows, index, length, now):
+            self.counters.feedback_skipped += 1
+            return
         rows.set_length(index, length)
         if incoming.unprotect_rtcp(rows, index):
             self.rtp.receive_rtcp(rows.take(index), now)
         else:
             self.counters.drop("srtcp_not_authentic")
+
+    def _is_surplus(self, rows: Rows, index: int, length: int, now: float) -> bool:
+        """Tell whether a compound is nothing but feedback that nobody needs: its header is not encrypted."""
+        at, buffer = index * rows.stride, rows.buffer
+        if buffer[at] & 0x1F != 15 or buffer[at + 1] != rtcp.RTPFB:
+            return False
+        alone = 4 + 4 * (buffer[at + 2] << 8 | buffer[at + 3]) + MAX_SRTCP_TRAILER_BYTES >= length
+        return alone and not self.rtp.subscriptions.needs_feedback(now)
 
     # The outlet of the RTP session
 
@@ -387,6 +402,9 @@ class PeerConnection(RTCPeerConnection):
 
     def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
         return self._settings.ports.bank.recall(self._number_place, first, count, now)
+
+    def recall_bytes(self, first: int, count: int) -> int:
+        return self._settings.ports.bank.recall_bytes(self._number_place, first, count)
 
     def lane(self) -> Lane | None:
         outgoing, path, ports = self._dtls.outgoing, self.ice.selected, self._settings.ports

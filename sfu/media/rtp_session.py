@@ -52,7 +52,7 @@ class RtpSession:
         self.admitted = False
         # By mid.
         self.tracks: dict[str, Track] = {}
-        self.subscriptions = Subscriptions(outlet)
+        self.subscriptions = Subscriptions(outlet, self._wake)
         self._sections: dict[str, Section] = {}
         # By SSRC of the publisher; True where it is the repair stream.
         self._incoming: dict[int, tuple[Layer, bool]] = {}
@@ -66,17 +66,17 @@ class RtpSession:
         self._fir_number = 0
         self._reduced_size = False
         self._report_at = float("inf")
-        self._due = float("inf")
+        # Earliest time at which handle_timer has something to do.
+        self.due = float("inf")
+
+    def _wake(self, at: float) -> None:
+        if at < self.due:
+            self.due = at
 
     @property
     def legs(self) -> dict[str, Leg]:
         """What the peer receives, by mid."""
         return self.subscriptions.legs
-
-    @property
-    def due(self) -> float:
-        """Earliest time at which handle_timer has something to do."""
-        return min(self._due, self.subscriptions.due)
 
     # Negotiation
 
@@ -97,7 +97,7 @@ class RtpSession:
         for section, sending in slots:
             self.subscriptions.begin(section, sending)
         self._report_at = min(self._report_at, now + REPORT_INTERVAL_S)
-        self._due = min(self._due, self._report_at)
+        self._wake(self._report_at)
 
     def _begin_track(self, section: Section, publication: Publication, now: float) -> None:
         track = self.tracks.get(section.mid)
@@ -135,7 +135,7 @@ class RtpSession:
         """Detach every leg, so that no fan-out knows this peer any more."""
         self.subscriptions.close()
         self._incoming.clear()
-        self._due = self._report_at = float("inf")
+        self.due = self._report_at = float("inf")
 
     # RTP
 
@@ -208,8 +208,8 @@ class RtpSession:
         self._media_ssrc = ssrc
         self._arrivals.receive(number, now)
         due = self._arrivals.next_timer()
-        if due is not None and due < self._due:
-            self._due = due
+        if due is not None and due < self.due:
+            self.due = due
 
     def _watch_loss(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         track = layer.track
@@ -228,11 +228,11 @@ class RtpSession:
         if lost:
             self._send_nack(layer, lost)
         if nack.is_waiting:
-            self._due = min(self._due, nack.next_timer() or now)
+            self._wake(nack.next_timer() or now)
         if nack.gave_up:
             nack.gave_up = False
             track.want_keyframe(layer, now)
-            self._due = min(self._due, now)
+            self._wake(now)
 
     def _unwrap(self, layer: Layer, packet: RtpPacket) -> RtpPacket | None:
         """Return the packet that an rtx packet repeats (RFC 4588 section 4); None for padding."""
@@ -349,7 +349,8 @@ class RtpSession:
     # What goes out by itself
 
     def handle_timer(self, now: float) -> None:
-        """Do what is due: repeated NACKs, keyframe requests, feedback, reports."""
+        """Do what is due: repeated NACKs, keyframe requests, feedback, reports, layers."""
+        self.due = float("inf")
         for body in self._arrivals.handle_timer(now):
             self._send_feedback(rtcp.transport_feedback(self._ssrc, self._media_ssrc, body))
         for layer, is_repair in list(self._incoming.values()):
@@ -367,9 +368,8 @@ class RtpSession:
         if now >= self._report_at:
             self._report_at = now + REPORT_INTERVAL_S
             self._report(now)
-        if self.subscriptions.due <= now:
-            self.subscriptions.handle_timer(now)
-        self._due = self._next_timer()
+        self.subscriptions.handle_timer(now)
+        self._wake(self._next_timer())
 
     def _next_timer(self) -> float:
         timers = [self._report_at, self._arrivals.next_timer()]
@@ -437,9 +437,9 @@ class RtpSession:
         if send:
             self._outlet.counters.keyframe_requests_sent += 1
             self._send_feedback(self._keyframe_request(layer))
-        self._due = min(self._due, layer.keyframes.next_timer() or self._due)
+        self._wake(layer.keyframes.next_timer() or self.due)
         if layer.track.is_hint_due:  # somebody wants an encoding that sleeps: tell at the next tick
-            self._due = 0.0
+            self._wake(0.0)
 
     def _keyframe_request(self, layer: Layer) -> bytes:
         """Return a PLI, or a FIR to a publisher that agreed to nothing else (RFC 5104 section 4.3.1)."""

@@ -4,14 +4,16 @@ Feedback goes in at the top (`receive_feedback`, reports, NACKs), becomes an est
 an allocation, then a wish of each leg; a probe asks the link for more when that would help.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from sfu.media import rtcp
 from sfu.media.allocation import LayerOption, Wish, allocate
-from sfu.media.bandwidth import QUEUE_HIGH_S, BandwidthEstimator
+from sfu.media.bandwidth import QUEUE_HIGH_S, QUEUE_LOW_S, BandwidthEstimator
 from sfu.media.leg import Leg, Outlet
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
+from sfu.media.number_bank import SENT_KEPT
 from sfu.media.packet import sequence_delta
 from sfu.media.probing import Prober
 from sfu.media.quality import Quality, score
@@ -34,6 +36,12 @@ _SILENT_REPORTS = 4
 _LOSS_BORNE, _LOSS_FORGOTTEN_S = 0.01, 15.0
 _DELAY_S, _MAX_DELAY_S = 0.1, 0.5
 
+# On a calm link feedback is looked at so often; one that was full lately is watched closely for longer.
+_CALM_FEEDBACK_S, _WATCHED_S = 0.2, 20.0
+
+# Lips and voice are brought together by the first reports; later ones follow the drift of clocks.
+_EARLY_REPORTS, _REPORT_S = 5, 2.5
+
 # Behind a longer queue nothing is sent again: it would come too late.
 _NO_REPEATS_QUEUE_S = 0.2
 
@@ -54,6 +62,9 @@ class SubscriberOutlet(Outlet, Protocol):
     def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
         """Return when the packets from a transport-wide number on were sent, and their sizes."""
 
+    def recall_bytes(self, first: int, count: int) -> int:
+        """Return the bytes of the packets from a transport-wide number on."""
+
 
 @dataclass(slots=True)
 class Preference:
@@ -70,8 +81,9 @@ class Preference:
 class Subscriptions:
     """The receiving half of a peer, as its server end sends it."""
 
-    def __init__(self, outlet: SubscriberOutlet) -> None:
-        self._outlet = outlet
+    def __init__(self, outlet: SubscriberOutlet, wake: Callable[[float], None]) -> None:
+        # `wake` is told when handle_timer has something to do.
+        self._outlet, self._wake = outlet, wake
         # By mid.
         self.legs: dict[str, Leg] = {}
         # What the receiver said of each slot, by mid; absent: nothing.
@@ -96,8 +108,8 @@ class Subscriptions:
         # What the next better allocation would take.
         self._wanted_bps = 0.0
         self._is_stale = False
-        # Earliest time at which handle_timer has something to do.
-        self.due = float("inf")
+        # When sender reports go out next, and how many did.
+        self._report_at, self._reports = 0.0, 0
 
     # Legs
 
@@ -133,7 +145,6 @@ class Subscriptions:
         for leg in self.legs.values():
             leg.detach()
         self._by_ssrc.clear()
-        self.due = float("inf")
 
     # Which layers
 
@@ -148,7 +159,7 @@ class Subscriptions:
     def changed(self) -> None:
         """Choose layers anew at the next tick: tracks, layers or wishes are not what they were."""
         self._is_stale = True
-        self.due = 0.0
+        self._wake(0.0)
 
     def settle(self, now: float) -> None:
         """Choose layers at once, if something has changed."""
@@ -250,6 +261,21 @@ class Subscriptions:
         if not self._has_feedback:
             self.changed()
 
+    def needs_feedback(self, now: float) -> bool:
+        """Tell whether feedback that comes now is to be looked at.
+
+        On a link on which nothing waits and nothing is lost, and of which nobody wants more, every
+        few is enough: they are most of what a large audience sends.
+        """
+        return (
+            now - self._feedback_at >= _CALM_FEEDBACK_S
+            or self._prober.is_running
+            or self._wanted_bps > self.bandwidth.estimate_bps
+            or now - self.bandwidth.congested_at < _WATCHED_S
+            or self.bandwidth.queue_s > QUEUE_LOW_S
+            or self.bandwidth.loss > 0
+        )
+
     def receive_feedback(self, body: bytes, now: float) -> None:
         """Take a transport-wide feedback; one that is broken or too much is counted and gone."""
         self._feedback_budget += (now - self._feedback_at) * MAX_FEEDBACK_PER_S
@@ -268,6 +294,8 @@ class Subscriptions:
             told = sequence_delta(self._next_number, first)
             if 0 < told <= len(arrived):  # told of before: each packet counts once
                 first, arrived = self._next_number, arrived[told:]
+            elif -SENT_KEPT < told < 0:  # feedback between was passed over
+                self.bandwidth.pass_over(self._outlet.recall_bytes(self._next_number, -told))
         if not arrived:
             return
         self._next_number = (first + len(arrived)) & 0xFFFF
@@ -307,13 +335,12 @@ class Subscriptions:
             and prober.begin(self._wanted_bps, bandwidth.estimate_bps, now)
         ):
             bandwidth.begin_probe(now)
-            self.due = min(self.due, now + _PROBE_TICK_S)
+            self._wake(now + _PROBE_TICK_S)
 
     # What goes out by itself
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: a new choice of layers, the padding of a probe."""
-        self.due = float("inf")
         if self._is_stale:
             self.allocate(now)
         prober = self._prober
@@ -322,7 +349,7 @@ class Subscriptions:
             if prober.judge(self.bandwidth.estimate_bps, is_clear=self.bandwidth.is_clear, now=now):
                 self.bandwidth.end_probe()
             else:
-                self.due = now + _PROBE_TICK_S
+                self._wake(now + _PROBE_TICK_S)
 
     @property
     def _media_bps(self) -> float:
@@ -339,10 +366,14 @@ class Subscriptions:
             size -= leg.pad(size, now)
 
     def report(self, now: float) -> None:
-        """Send the sender reports, and look at the layers; once a second."""
+        """Send sender reports, and look at the layers; called once a second."""
+        is_due = now >= self._report_at
+        if is_due:
+            self._reports += 1
+            self._report_at = now + (_REPORT_S if self._reports > _EARLY_REPORTS else 0.0)
         for leg in self.legs.values():
             leg.measure(now)
-            report = leg.sender_report(now)
+            report = leg.sender_report(now) if is_due else b""
             if report:
                 self._outlet.send_rtcp(report)
         if 0 <= self._silent_reports < _SILENT_REPORTS and self._media_bps > 0:
