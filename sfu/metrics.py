@@ -72,6 +72,8 @@ class _MediaCollector(Collector):
         self._counters = counters
         # Live objects, as functions so that nobody has to keep a gauge in step.
         self.peers = self.rooms = self.tracks = lambda: 0
+        self.tasks: Callable[[], int] = lambda: 0
+        self.worst_stall_s: Callable[[], float] = lambda: 0.0
         self.links: Callable[[], Sequence[LinkQuality]] = lambda: ()
 
     def collect(self) -> Iterator[Metric]:
@@ -85,7 +87,9 @@ class _MediaCollector(Collector):
         for reason, count in counters.dropped.items():
             dropped.add_metric([reason], count)
         yield dropped
-        for name in ("peers", "rooms", "tracks"):
+        stall = "how late the loop came at worst in the last two minutes"
+        yield GaugeMetricFamily("sfu_worst_stall_seconds", stall, value=self.worst_stall_s())
+        for name in ("peers", "rooms", "tracks", "tasks"):
             yield GaugeMetricFamily(f"sfu_{name}", f"{name} now", value=getattr(self, name)())
         yield from self._collect_links(self.links())
 

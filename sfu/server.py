@@ -157,6 +157,8 @@ class Server:
         metrics.live.peers = lambda: self.plane.peers
         metrics.live.rooms = lambda: len(self.plane.rooms)
         metrics.live.tracks = lambda: self.plane.tracks
+        metrics.live.tasks = lambda: len(asyncio.all_tasks())
+        metrics.live.worst_stall_s = lambda: self.plane.worst_stall_s
         metrics.live.links = lambda: self.plane.qualities()
         store: MemoryStore[StoredEvent] = MemoryStore(StoredEvent)
         bus: MemoryBus[StoredEvent] = MemoryBus()

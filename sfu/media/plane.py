@@ -36,6 +36,12 @@ SPEAKERS_S = 0.3
 # One message on the data channel, as on the socket.
 MAX_DATA_BYTES = 64 * 1024
 
+# From here on a stall of the loop is told: it is five frames of sound.
+STALL_TOLD_S = 0.1
+
+# The worst stall is remembered for one to two of these, so that one of yesterday is no news.
+STALL_WINDOW_S = 60.0
+
 DEFAULT_SOURCES = {"audio": "microphone", "video": "camera"}
 
 
@@ -94,6 +100,8 @@ class MediaPlane:
         self._ticker: asyncio.Task[None] | None = None
         # Set while there is a peer: an idle server sleeps.
         self._busy = asyncio.Event()
+        # The longest that the clock came late, in this window and in the one before.
+        self._stalls = (0.0, 0.0)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -112,6 +120,11 @@ class MediaPlane:
     @property
     def peers(self) -> int:
         return len(self._peers)
+
+    @property
+    def worst_stall_s(self) -> float:
+        """How late the loop came to its clock at worst, in the last minute or two, while somebody was there."""
+        return max(self._stalls)
 
     @property
     def tracks(self) -> int:
@@ -313,12 +326,22 @@ class MediaPlane:
             except Exception:
                 log.exception("room_timer_failed", room=room.name)
 
+    def _note_stall(self, late: float) -> None:
+        if late > self._stalls[0]:
+            self._stalls = (late, self._stalls[1])
+        if late > STALL_TOLD_S:
+            log.warning("loop_stalled", late_ms=round(late * 1000))
+
     async def _tick(self) -> None:
-        look_at = listen_at = 0.0
+        look_at = listen_at = turn_at = 0.0
         while True:
             await self._busy.wait()
+            slept_at = clock.now()
             await asyncio.sleep(TICK_S)
             now = clock.now()
+            if now >= turn_at:
+                turn_at, self._stalls = now + STALL_WINDOW_S, (0.0, self._stalls[0])
+            self._note_stall(now - slept_at - TICK_S)
             for room, member in list(self._peers.values()):
                 connection = member.connection
                 try:
