@@ -2,7 +2,7 @@
 
 The one place where the cost of a call is made. Receivers of one layer that share a profile
 go as a batch of rows (`sfu/media/batch.py`); the others, and whoever waits for a keyframe, one
-by one. Who goes which way is worked out again when a leg says that it changed.
+by one. A leg says when it changed; then its own place is found anew, and nobody else's.
 """
 
 from typing import Generic, Protocol, TypeVar
@@ -10,6 +10,12 @@ from typing import Generic, Protocol, TypeVar
 from sfu.media.batch import MAX_LEGS, MIN_LEGS, Batch, BatchLeg, Lane
 from sfu.media.packet import RtpPacket
 from sfu.media.profile import Profile
+
+# Whoever comes within this time goes into one group; groups become one after a time without anybody.
+GATHER_S, SETTLE_S = 0.25, 2.0
+
+# Small groups beside the large one; more become one at once.
+MAX_GROUPS = 3
 
 LayerT = TypeVar("LayerT")
 
@@ -36,96 +42,178 @@ class Receiver(BatchLeg, Protocol[LayerT]):
         """Take note of the batch that sends for this leg; None: it sends itself."""
 
 
+class _Group(Generic[LayerT]):
+    """Legs that a batch sends for; without a batch it is to be made before the next packet."""
+
+    __slots__ = ("batch", "key", "legs")
+
+    def __init__(self, legs: list[Receiver[LayerT]], key: int) -> None:
+        self.legs, self.key = legs, key
+        self.batch: Batch | None = None
+
+
 class _Plan(Generic[LayerT]):
     """Who takes the packets of one layer, and how."""
 
-    __slots__ = ("batches", "singles", "waiting")
+    __slots__ = ("gather_at", "groups", "settle_at", "singles", "waiting")
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Batch, list[Receiver[LayerT]]]] = []
-        # Legs that show this layer but are not in a batch.
+        self.groups: list[_Group[LayerT]] = []
+        # Legs that show this layer but are not in a group: they cannot be, or came a moment ago.
         self.singles: list[Receiver[LayerT]] = []
         # Legs that will show it from its next keyframe on.
         self.waiting: list[Receiver[LayerT]] = []
+        # When singles are looked at for a group, and when small groups become one.
+        self.gather_at = self.settle_at = float("inf")
 
 
 class FanOut(Generic[LayerT]):
-    """The legs of one track."""
+    """The legs of one track.
 
-    __slots__ = ("_plans", "_stale", "legs")
+    A change of one leg costs what one leg costs: whoever joins is sent to singly at first, gathered
+    into a small group soon, and the groups become one when nobody has come for a while.
+    """
+
+    __slots__ = ("_changed", "_plans", "legs")
 
     def __init__(self) -> None:
         self.legs: list[Receiver[LayerT]] = []
         self._plans: dict[LayerT, _Plan[LayerT]] = {}
-        self._stale = False
+        # Legs whose place is to be found anew before the next packet; a dict keeps their order.
+        self._changed: dict[Receiver[LayerT], None] = {}
 
     def add(self, leg: Receiver[LayerT]) -> None:
         self.legs.append(leg)
-        self._stale = True
+        self._changed[leg] = None
 
     def remove(self, leg: Receiver[LayerT]) -> None:
         """Take a leg out; it may be gone already."""
         if leg in self.legs:
             self.legs.remove(leg)
-            leg.enter(None)
-            self._stale = True
+            self._changed.pop(leg, None)
+            self._take_out(leg)
 
-    def changed(self) -> None:
-        """Work the plan out again before the next packet: a leg is not what it was."""
-        self._stale = True
+    def changed(self, leg: Receiver[LayerT]) -> None:
+        """Find the place of a leg anew before the next packet: it is not what it was."""
+        self._changed[leg] = None
 
     def forward(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
         """Send a packet to every leg that takes it."""
-        if self._stale:
-            self._plan()
+        if self._changed:
+            self._sort_in(now)
         plan = self._plans.get(layer)
         if plan is None:
             return
-        for batch, legs in plan.batches:
-            if batch.takes(packet):
+        if now >= plan.gather_at:
+            self._gather(plan, now)
+        elif now >= plan.settle_at:
+            plan.settle_at = float("inf")
+            self._merge(plan, plan.groups)
+        for group in plan.groups:
+            batch = group.batch or self._batch(group)
+            if batch is not None and batch.takes(packet):
                 batch.forward(packet, now)
             else:
-                for leg in legs:
+                for leg in group.legs:
                     leg.forward(layer, packet, now)
         for leg in plan.singles:
             leg.forward(layer, packet, now)
         for leg in plan.waiting:
             leg.forward(layer, packet, now)
 
-    def _plan(self) -> None:
-        self._stale = False
-        for leg in self.legs:
-            leg.enter(None)
-        for plan in self._plans.values():
-            for batch, _ in plan.batches:
-                batch.close()
-        plans: dict[LayerT, _Plan[LayerT]] = {}
-        together: dict[tuple[LayerT, int], list[tuple[Receiver[LayerT], Lane, Profile, int]]] = {}
-        for leg in self.legs:
-            if leg.target is not None and leg.target is not leg.layer:
-                plans.setdefault(leg.target, _Plan()).waiting.append(leg)
-            if leg.layer is None:
-                continue
-            plan = plans.setdefault(leg.layer, _Plan())
-            way = leg.lane()
-            if way is None:
-                plan.singles.append(leg)
-            else:
-                together.setdefault((leg.layer, way[2]), []).append((leg, *way))
-        for (layer, key), members in together.items():
-            for at in range(0, len(members), MAX_LEGS):
-                chunk = members[at : at + MAX_LEGS]
-                self._assign(plans[layer], chunk, key)
-        self._plans = plans
+    # Places
 
-    def _assign(
-        self, plan: _Plan[LayerT], members: list[tuple[Receiver[LayerT], Lane, Profile, int]], key: int
-    ) -> None:
-        legs = [leg for leg, *_ in members]
-        if len(legs) < MIN_LEGS:
-            plan.singles.extend(legs)
-            return
-        batch = Batch(legs, [lane for _, lane, *_ in members], members[0][2], key)
-        for leg in legs:
+    def _sort_in(self, now: float) -> None:
+        changed, self._changed = self._changed, {}
+        for leg in changed:
+            self._take_out(leg)
+            if leg not in self.legs:
+                continue
+            if leg.target is not None and leg.target is not leg.layer:
+                self._plan_of(leg.target).waiting.append(leg)
+            if leg.layer is not None:
+                plan = self._plan_of(leg.layer)
+                plan.singles.append(leg)
+                if leg.lane() is not None:
+                    plan.gather_at = min(plan.gather_at, now + GATHER_S)
+
+    def _plan_of(self, layer: LayerT) -> _Plan[LayerT]:
+        return self._plans.setdefault(layer, _Plan())
+
+    def _take_out(self, leg: Receiver[LayerT]) -> None:
+        leg.enter(None)
+        for plan in self._plans.values():
+            for places in (plan.singles, plan.waiting):
+                if leg in places:
+                    places.remove(leg)
+            for group in plan.groups:
+                if leg in group.legs:
+                    self._dissolve(group)
+                    group.legs.remove(leg)
+                    if len(group.legs) < MIN_LEGS:
+                        plan.groups.remove(group)
+                        plan.singles.extend(group.legs)
+                    break
+
+    def _dissolve(self, group: _Group[LayerT]) -> None:
+        if group.batch is not None:
+            for leg in group.legs:
+                leg.enter(None)
+            group.batch.close()
+            group.batch = None
+
+    def _gather(self, plan: _Plan[LayerT], now: float) -> None:
+        """Make groups of the singles that can be sent to together."""
+        plan.gather_at, plan.settle_at = float("inf"), now + SETTLE_S
+        together: dict[int, list[Receiver[LayerT]]] = {}
+        for leg in plan.singles:
+            way = leg.lane()
+            if way is not None:
+                together.setdefault(way[2], []).append(leg)
+        for key, legs in together.items():
+            existing = [group for group in plan.groups if group.key == key]
+            if len(legs) < MIN_LEGS and not existing:
+                continue
+            plan.singles = [leg for leg in plan.singles if leg not in legs]
+            fresh = self._group(plan, legs, key)
+            # The largest is left alone until it is quiet: to make it anew costs as much as it is large.
+            smaller = sorted([*existing, *fresh], key=lambda group: len(group.legs))[:-1]
+            if len(existing) >= MAX_GROUPS or len(legs) < MIN_LEGS:
+                self._merge(plan, smaller if len(smaller) > 1 else [*existing, *fresh])
+
+    def _merge(self, plan: _Plan[LayerT], groups: list[_Group[LayerT]]) -> None:
+        """Make one of groups that share a profile, or as few as their size allows."""
+        by_key: dict[int, list[_Group[LayerT]]] = {}
+        for group in groups:
+            by_key.setdefault(group.key, []).append(group)
+        for key, alike in by_key.items():
+            if len(alike) == 1 and len(alike[0].legs) <= MAX_LEGS:
+                continue
+            legs = [leg for group in alike for leg in group.legs]
+            for group in alike:
+                self._dissolve(group)
+                plan.groups.remove(group)
+            self._group(plan, legs, key)
+
+    def _group(self, plan: _Plan[LayerT], legs: list[Receiver[LayerT]], key: int) -> list[_Group[LayerT]]:
+        """Add legs to a plan in groups as large as they may be; a rest that is too few stays single."""
+        chunks = [legs[at : at + MAX_LEGS] for at in range(0, len(legs), MAX_LEGS)]
+        if len(chunks) > 1 and len(chunks[-1]) < MIN_LEGS:
+            plan.singles += chunks.pop()
+        groups = [_Group(chunk, key) for chunk in chunks]
+        plan.groups += groups
+        return groups
+
+    def _batch(self, group: _Group[LayerT]) -> Batch | None:
+        """Make the batch of a group; None if a leg of it cannot be in one any more."""
+        ways = [leg.lane() for leg in group.legs]
+        for leg, way in zip(group.legs, ways, strict=True):
+            if way is None or way[2] != group.key:
+                self.changed(leg)
+        found = [way for way in ways if way is not None and way[2] == group.key]
+        if len(found) < len(group.legs):
+            return None
+        batch = group.batch = Batch(group.legs, [lane for lane, *_ in found], found[0][1], group.key)
+        for leg in group.legs:
             leg.enter(batch)
-        plan.batches.append((batch, legs))
+        return batch

@@ -138,7 +138,7 @@ class Leg:
         self.section = section
         if self.track is not None:
             self._map_formats(self.track)
-            self.track.fan_out.changed()
+            self.track.fan_out.changed(self)
 
     def _map_formats(self, track: Track) -> None:
         self._profile = Profile(track.codecs, track.extensions, self.section, self.playout_delay_s)
@@ -152,7 +152,7 @@ class Leg:
     def aim(self, layer: Layer | None, now: float) -> None:
         """Set the layer to be sent; it is taken up with its next keyframe."""
         if layer is not self.target and self.track is not None:
-            self.track.fan_out.changed()
+            self.track.fan_out.changed(self)
         self.target = layer
         if layer is not None and layer is not self.layer and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
@@ -179,7 +179,7 @@ class Leg:
         self.enter(None)
         self.layer = self.target = None
         if self.track is not None:
-            self.track.fan_out.changed()
+            self.track.fan_out.changed(self)
 
     def _choose(self, now: float) -> None:
         if self.track is None or self.is_paused:
@@ -320,7 +320,7 @@ class Leg:
         # What the batch of the layer before has sent is counted with the offsets of that layer.
         self.enter(None)
         self.layer = layer
-        layer.track.fan_out.changed()
+        layer.track.fan_out.changed(self)
         self._rewriter.switch(packet.sequence, packet.timestamp, now)
         self._plain.clear()
         self._repeated.clear()

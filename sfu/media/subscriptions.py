@@ -138,7 +138,7 @@ class Subscriptions:
         """Let the fan-outs know that packets to this peer go another way now."""
         for leg in self.legs.values():
             if leg.track is not None:
-                leg.track.fan_out.changed()
+                leg.track.fan_out.changed(leg)
 
     def close(self) -> None:
         """Detach every leg, so that no fan-out knows this peer any more."""

@@ -80,7 +80,7 @@ def test_a_leg_that_changed_is_looked_at_again():
     out.add(leg)
     out.forward("layer", rtp(), 1.0)
     leg.layer = leg.target = "better"
-    out.changed()
+    out.changed(leg)
     out.forward("layer", rtp(), 1.0)
     out.forward("better", rtp(), 1.0)
     assert names(seen) == [("a", "layer"), ("a", "better")]
@@ -110,6 +110,8 @@ class World:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, least: int) -> None:
         self._monkeypatch, self._least = monkeypatch, least
+        # How long newcomers are sent to singly.
+        self.gather_s = 0.0
         self.port = RowPort()
         self.track = track()
         self.track.extensions = SOURCE
@@ -132,6 +134,8 @@ class World:
         """Publish a packet as the session of a publisher does: once each number."""
         with self._monkeypatch.context() as patch:
             patch.setattr(fan_out, "MIN_LEGS", self._least)
+            patch.setattr(fan_out, "GATHER_S", self.gather_s)
+            patch.setattr(fan_out, "SETTLE_S", self.gather_s * 2)
             made, packet = self.layers[of], RtpPacket(data)
             if made.history.add(packet, now):
                 self.track.fan_out.forward(made, packet, now)
@@ -155,7 +159,8 @@ class World:
             self.reports.append(leg.sender_report(now))
         elif kind == "lane":
             self.peers[number].on_udp = not self.peers[number].on_udp
-            self.track.fan_out.changed()
+            for leg in self.track.fan_out.legs:
+                self.track.fan_out.changed(leg)
         else:
             leg.negotiate(slot(mid=str(number), **PROFILES[rest[0]]))
 
@@ -268,10 +273,12 @@ def story(seed: int, padding: bool) -> list[tuple]:
 
 
 @pytest.mark.parametrize("padding", [False, True])
+@pytest.mark.parametrize("gather_s", [0.0, 0.1])
 @pytest.mark.parametrize("seed", range(20))
-def test_a_batch_says_what_its_legs_would_have_said(monkeypatch, seed, padding):
+def test_a_batch_says_what_its_legs_would_have_said(monkeypatch, seed, padding, gather_s):
     """Every byte to every receiver, and every number of each leg, whatever happens in between."""
     together, singly = World(monkeypatch, 1), World(monkeypatch, 10_000)
+    together.gather_s = gather_s
     for event in story(seed, padding):
         together.do(event)
         singly.do(event)

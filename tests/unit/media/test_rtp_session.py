@@ -64,7 +64,7 @@ class Leg:
         self.got.append((layer.rid, packet.sequence, packet.data[packet.payload : packet.end]))
 
     def layers_changed(self, now):
-        self.track.fan_out.changed()
+        self.track.fan_out.changed(self)
 
     def format_changed(self, now):
         pass
