@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test quick check lint types floors coverage system
+.PHONY: help install demo serve test quick bench bench-system soak check lint types floors coverage system
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,8 +24,8 @@ serve: $(STAMP) ## the page at http://127.0.0.1:8080, with tokens for everybody 
 	$(BIN)/sfu serve --dev
 
 system: # what the browser tests need of Debian; as root only, and only if it is missing
-	@{ command -v chromium && command -v tc; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2; }
+	@{ command -v chromium && command -v tc && command -v gcc && test -e /usr/include/srtp2/srtp.h; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2 gcc libc6-dev libsrtp2-dev; }
 
 test: $(STAMP) system ## the whole suite, browsers included
 	$(BIN)/coverage run -m pytest
@@ -33,6 +33,19 @@ test: $(STAMP) system ## the whole suite, browsers included
 
 quick: $(STAMP) ## the tests without browsers
 	$(BIN)/pytest tests/unit tests/integration
+
+bench: $(STAMP) bench-system ## speed against Pion and Janus, into docs/performance.md (15 minutes)
+	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib
+	$(BIN)/python -m bench.report
+
+soak: $(STAMP) bench-system ## a conference of ten for an hour: nothing grows, nothing stalls
+	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60)
+
+bench-system: # what the load engine and the other servers need of Debian
+	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { test -e /usr/include/srtp2/srtp.h && command -v gcc tc janus go && test -d /usr/share/gocode/src/github.com/pion/webrtc; } >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev \
+	    libsrtp2-dev iproute2 janus golang-go golang-github-pion-webrtc.v3-dev golang-github-gorilla-websocket-dev; }
 
 check: lint types floors ## format, lint, types, floors: what CI runs beside the tests
 

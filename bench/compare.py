@@ -138,9 +138,8 @@ def measure(
             except LoadError as error:
                 say(f"{scenario} on {name} failed: {error}")
                 continue
-            say(
-                f"  {result['us_per_packet']:.1f} µs, p99 {result['p99_ms']:.2f} ms, {result['lost']:.3%} lost"
-            )
+            cost, p99, lost = result["us_per_packet"], result["p99_ms"], result["lost"]
+            say(f"  {cost:.1f} µs, p99 {p99:.2f} ms, {lost:.3%} lost")
             found.setdefault(scenario, {}).setdefault(name, []).append(result)
     return found
 

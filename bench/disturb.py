@@ -8,8 +8,8 @@ shared machine changes there as well. Latency and loss are of the receivers that
 
 import argparse
 import os
-import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bench.compare import say
@@ -96,7 +96,7 @@ def joins(receivers: int, seconds: float, *, busy: float = 0.5) -> Figures:
                 share = _core(server)
             before = _stretch(takes, seconds)
             takes.reset()
-            newcomers.subscribe(int(seconds / 0.2), feeds=publishers, gap_s=0.12, group=BAD)
+            newcomers.subscribe(int(seconds / 0.2), feeds=publishers, gap_s=0.14, group=BAD)
             during = takes.stats(GOOD)
         finally:
             for client in (sends, takes, newcomers):
@@ -121,6 +121,35 @@ def _core(server: Server, seconds: float = 2.0) -> float:
     return (server.usage().cpu_s - before) / seconds
 
 
+def table(receivers: int, seconds: float, kinds: Iterable[str] = KINDS) -> Iterator[str]:
+    """Return lines of what each kind of bad receiver does to the others."""
+    yield f"| one receiver of {receivers} | others' latency p50 · p99, ms | quiet | lost | quiet |"
+    yield "|---|---|---|---|---|"
+    for kind in kinds:
+        say(f"{kind} ...")
+        found = bad_receiver(kind, receivers, seconds)
+        quiet = found["quiet"]
+        yield " ".join(
+            [
+                f"| {kind} | {found['p50_ms']:.2f} · {found['p99_ms']:.2f}",
+                f"| {quiet['p50_ms']:.2f} · {quiet['p99_ms']:.2f}",
+                f"| {found['lost']:.3%} | {quiet['lost']:.3%} |",
+            ]
+        )
+
+
+def told(receivers: int, seconds: float) -> str:
+    """Return what joins into a busy room did, as a sentence."""
+    say("joins ...")
+    found = joins(receivers, seconds)
+    return (
+        f"A join every {found['every_s'] * 1000:.0f} ms into a room of {receivers} receivers, "
+        f"the core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against "
+        f"{found['before_p99_ms']:.2f} before (added {found['added_p99_ms']:.2f}), "
+        f"longest {found['longest_ms']:.1f} ms, lost {found['lost']:.3%}."
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -132,25 +161,10 @@ def main() -> None:
     parser.add_argument("--no-joins", action="store_true")
     options = parser.parse_args()
     if options.kinds:
-        print("| one receiver | others' latency p50 · p99, ms | quiet | lost | quiet |")
-        print("|---|---|---|---|---|")
-    for kind in options.kinds:
-        say(f"{kind} ...")
-        found = bad_receiver(kind, options.receivers, options.seconds)
-        quiet = found["quiet"]
-        print(
-            f"| {kind} | {found['p50_ms']:.2f} · {found['p99_ms']:.2f} | {quiet['p50_ms']:.2f} · {quiet['p99_ms']:.2f} "
-            f"| {found['lost']:.3%} | {quiet['lost']:.3%} |"
-        )
-        sys.stdout.flush()
+        for line in table(options.receivers, options.seconds, options.kinds):
+            print(line, flush=True)
     if not options.no_joins:
-        say("joins ...")
-        found = joins(options.busy_receivers, options.seconds)
-        print(
-            f"\nA join every {found['every_s'] * 1000:.0f} ms into a room of {options.busy_receivers} receivers, "
-            f"core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against {found['before_p99_ms']:.2f} before "
-            f"(added {found['added_p99_ms']:.2f}), longest {found['longest_ms']:.1f} ms, lost {found['lost']:.3%}"
-        )
+        print("\n" + told(options.busy_receivers, options.seconds))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ def main() -> None:
     found |= measure(["sfu"], ["fan500"], 1, 5.0, say)
     with place() as where:
         kernel = kernel_us(where, 300)
-    head = f"{datetime.date.today().isoformat()}, {machine()}; the kernel's `sendmmsg` with delivery: {kernel:.2f} µs."
+    today = datetime.date.today().isoformat()
+    head = f"{today}, {machine()}; the kernel's `sendmmsg` with delivery: {kernel:.2f} µs."
     parts = [head, "", *bars(found, kernel), "", *table(found)]
     print("\n".join(parts))
     if options.quick:
@@ -145,22 +146,7 @@ def main() -> None:
 
 def disturbances() -> list[str]:
     """Return what bad receivers and joins do to the others."""
-    lines = ["| one receiver of 20 | others' p50 · p99, ms | quiet | lost | quiet |", "|---|---|---|---|---|"]
-    for kind in disturb.KINDS:
-        say(kind)
-        found = disturb.bad_receiver(kind, 20, 6.0)
-        quiet = found["quiet"]
-        lines.append(
-            f"| {kind} | {found['p50_ms']:.2f} · {found['p99_ms']:.2f} | {quiet['p50_ms']:.2f} · "
-            f"{quiet['p99_ms']:.2f} | {found['lost']:.3%} | {quiet['lost']:.3%} |"
-        )
-    say("joins")
-    found = disturb.joins(50, 8.0)
-    told = (
-        f"A join every {found['every_s'] * 1000:.0f} ms into a room of 50 receivers, the core {found['core']:.0%} busy: "
-        f"p99 {found['p99_ms']:.2f} ms against {found['before_p99_ms']:.2f} before, {found['lost']:.3%} lost."
-    )
-    return [*lines, "", told]
+    return [*disturb.table(20, 6.0), "", disturb.told(50, 8.0)]
 
 
 if __name__ == "__main__":

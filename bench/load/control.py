@@ -8,6 +8,7 @@ with LoadClient("sfu", url) as publishers, LoadClient("sfu", url) as receivers:
     print(receivers.stats()["lost"])
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -87,13 +88,16 @@ class LoadClient:
 
     def close(self) -> None:
         """End the process, and with it every participant."""
-        if self._process.stdin is not None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
     def _do(self, command: str, **named: Any) -> dict[str, Any]:
         assert self._process.stdin is not None

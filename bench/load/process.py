@@ -405,6 +405,9 @@ async def main() -> None:
             traceback.print_exc()
             answer = {"ok": False, "error": repr(error)[:500]}
         print(json.dumps(answer), flush=True)
+    leaving = [asyncio.create_task(session.close()) for session in load.sessions]
+    if leaving:
+        await asyncio.wait(leaving, timeout=3)
     engine.load_stop()
     os._exit(0)
 

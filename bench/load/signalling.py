@@ -92,6 +92,12 @@ class Sfu(Session):
         self.id = reply["data"]["participant_id"]
         await peer.setRemoteDescription(RTCSessionDescription(reply["data"]["sdp"], "answer"))
 
+    async def close(self) -> None:
+        """Leave before the socket closes: who only loses it is kept for a while."""
+        with contextlib.suppress(Exception):
+            await self._ask("leave", {"type": "media.leave", "id": "leave", "data": {}})
+        await super().close()
+
     async def publish(self, peer: RTCPeerConnection) -> None:
         await self._offer(peer)
 

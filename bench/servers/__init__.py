@@ -133,6 +133,7 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+        self._log.close()
 
 
 def _free_port() -> int:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sfu.media.datagrams import Block
 from sfu.media.number_bank import SENT_KEPT, NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
 from sfu.media.srtp import SrtpContext, ciphers, protect_all
-from sfu.media.udp import Block
 from sfu.metrics import MediaCounters
 
 # Below this the arrays cost more than they save (bench/fan_out.py).

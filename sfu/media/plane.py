@@ -123,7 +123,7 @@ class MediaPlane:
 
     @property
     def worst_stall_s(self) -> float:
-        """How late the loop came to its clock at worst in the last minute or two, while somebody was there."""
+        """How late the loop came to its clock at worst in the last minute or two, if anybody was there."""
         return max(self._stalls)
 
     @property

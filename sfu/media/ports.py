@@ -10,12 +10,13 @@ from typing import Protocol
 
 import structlog
 
+from sfu.media.datagrams import STRIDE
 from sfu.media.ice import Check, IceLite, parse_check
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import Rows
 from sfu.media.tcp import TcpPath, TcpPort
-from sfu.media.udp import STRIDE, UdpPort
+from sfu.media.udp import UdpPort
 from sfu.metrics import MediaCounters
 
 log = structlog.get_logger()

@@ -11,10 +11,8 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-
-from sfu.media.packet import MAX_PACKET_BYTES
-from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
+from sfu.media.datagrams import STRIDE, Block, Messages
+from sfu.media.srtp import Rows
 from sfu.metrics import MediaCounters
 
 # One system call brings so many datagrams: at 100,000 a second, 0.6 ms worth.
@@ -26,10 +24,6 @@ MAX_BATCHES = 8
 # Outgoing packets of single receivers gathered before they are sent.
 OUTGOING_ROWS = 256
 
-# One row: the largest packet, and what SRTP writes behind it. A longer datagram is cut by
-# the kernel and dropped here.
-STRIDE = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
-
 # Half a second of 64 Mbit/s; the kernel caps it at net.core.rmem_max and wmem_max.
 SOCKET_BUFFER_BYTES = 4 << 20
 
@@ -37,51 +31,6 @@ SOCKET_BUFFER_BYTES = 4 << 20
 _TRUNCATED = int(socket.MSG_TRUNC)
 
 _V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
-
-
-# struct mmsghdr and struct iovec of Linux on 64 bits, as words of 8 and of 4 bytes.
-_HEADER_BYTES, _IOVEC_BYTES = 64, 16
-_NAME, _NAMELEN, _IOV, _IOVLEN = 0, 1, 2, 3  # of 8 bytes
-_FLAGS, _LENGTH = 12, 14  # of 4 bytes
-
-
-class _Messages:
-    """Headers of a batch of datagrams, prepared once: each row has its name and its iovec."""
-
-    def __init__(self, rows: Rows, name_bytes: int) -> None:
-        count = rows.count
-        self.name_bytes = name_bytes
-        self.names = bytearray(count * name_bytes)
-        self.name_rows = np.frombuffer(self.names, np.uint8).reshape(count, name_bytes)
-        index = np.arange(count, dtype=np.uint64)
-        self._iovecs = np.empty((count, 2), np.uint64)
-        self._iovecs[:, 0] = rows.address + index * rows.stride
-        self._iovecs[:, 1] = rows.stride
-        self._table = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
-        self._table[:, _NAME] = self.name_rows.ctypes.data + index * name_bytes
-        self._table[:, _NAMELEN] = name_bytes
-        self._table[:, _IOV] = self._iovecs.ctypes.data + index * _IOVEC_BYTES
-        self._table[:, _IOVLEN] = 1
-        self._address: int = self._table.ctypes.data
-        self.headers = ctypes.c_void_p(self._address)
-        words = self._table.view(np.uint32)
-        self.received_lengths, self.received_flags = words[:, _LENGTH], words[:, _FLAGS]
-        self.lengths_to_send = self._iovecs[:, 1]
-
-    def headers_from(self, index: int) -> ctypes.c_void_p:
-        """Return the address of a header, for the system call."""
-        return ctypes.c_void_p(self._address + index * _HEADER_BYTES) if index else self.headers
-
-
-class Block:
-    """Rows that belong to one audience: each has its address, and all are sent at once."""
-
-    def __init__(self, capacity: int, name_bytes: int) -> None:
-        self.rows = Rows(capacity, STRIDE)
-        self.messages = _Messages(self.rows, name_bytes)
-        self.capacity = capacity
-        # The length that all rows had when they were sent last; -1: they differed.
-        self.sent_length = -1
 
 
 class DatagramReceiver(Protocol):
@@ -125,8 +74,8 @@ class UdpPort:
         self._filled = 0
         self._receiver: DatagramReceiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in = _Messages(self.incoming, name_bytes)
-        self._out = _Messages(self.outgoing, name_bytes)
+        self._in = Messages(self.incoming, name_bytes)
+        self._out = Messages(self.outgoing, name_bytes)
         # Blocks that were given back, by capacity.
         self._blocks: dict[int, list[Block]] = {}
         libc = ctypes.CDLL(None, use_errno=True)
@@ -272,7 +221,7 @@ class UdpPort:
         out.lengths_to_send[:count] = self.outgoing.lengths[:count]
         self._send_rest(out, 0, count, failed=False)
 
-    def _send_rest(self, messages: _Messages, done: int, count: int, *, failed: bool) -> bool:
+    def _send_rest(self, messages: Messages, done: int, count: int, *, failed: bool) -> bool:
         """Send rows from `done` on; `failed`: the system call has just said why it does not."""
         self._counters.datagrams_sent += done
         while done < count:

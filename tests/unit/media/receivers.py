@@ -4,12 +4,12 @@ import numpy as np
 from pylibsrtp import Policy, Session
 
 from sfu.media.batch import Lane
+from sfu.media.datagrams import STRIDE, Block
 from sfu.media.leg import Leg
 from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket
 from sfu.media.srtp import Rows, SrtpContext
-from sfu.media.udp import STRIDE, Block
 from sfu.metrics import MediaCounters
 
 WINDOW = 1024

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sfu.media.datagrams import STRIDE, Block
 from sfu.media.srtp import Rows
-from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, STRIDE, Block, UdpPort
+from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, UdpPort
 from sfu.metrics import MediaCounters
 
 

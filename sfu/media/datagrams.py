@@ -1,0 +1,56 @@
+"""Rows of memory with an address each, as `recvmmsg` and `sendmmsg` of Linux want them."""
+
+import ctypes
+
+import numpy as np
+
+from sfu.media.packet import MAX_PACKET_BYTES
+from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
+
+# One row: the largest packet, and what SRTP writes behind it. A longer datagram is cut by
+# the kernel and dropped here.
+STRIDE = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
+
+# struct mmsghdr and struct iovec of Linux on 64 bits, as words of 8 and of 4 bytes.
+_HEADER_BYTES, _IOVEC_BYTES = 64, 16
+_NAME, _NAMELEN, _IOV, _IOVLEN = 0, 1, 2, 3  # of 8 bytes
+_FLAGS, _LENGTH = 12, 14  # of 4 bytes
+
+
+class Messages:
+    """Headers of a batch of datagrams, prepared once: each row has its name and its iovec."""
+
+    def __init__(self, rows: Rows, name_bytes: int) -> None:
+        count = rows.count
+        self.name_bytes = name_bytes
+        self.names = bytearray(count * name_bytes)
+        self.name_rows = np.frombuffer(self.names, np.uint8).reshape(count, name_bytes)
+        index = np.arange(count, dtype=np.uint64)
+        self._iovecs = np.empty((count, 2), np.uint64)
+        self._iovecs[:, 0] = rows.address + index * rows.stride
+        self._iovecs[:, 1] = rows.stride
+        self._table = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
+        self._table[:, _NAME] = self.name_rows.ctypes.data + index * name_bytes
+        self._table[:, _NAMELEN] = name_bytes
+        self._table[:, _IOV] = self._iovecs.ctypes.data + index * _IOVEC_BYTES
+        self._table[:, _IOVLEN] = 1
+        self._address: int = self._table.ctypes.data
+        self.headers = ctypes.c_void_p(self._address)
+        words = self._table.view(np.uint32)
+        self.received_lengths, self.received_flags = words[:, _LENGTH], words[:, _FLAGS]
+        self.lengths_to_send = self._iovecs[:, 1]
+
+    def headers_from(self, index: int) -> ctypes.c_void_p:
+        """Return the address of a header, for the system call."""
+        return ctypes.c_void_p(self._address + index * _HEADER_BYTES) if index else self.headers
+
+
+class Block:
+    """Rows that belong to one audience: each has its address, and all are sent at once."""
+
+    def __init__(self, capacity: int, name_bytes: int) -> None:
+        self.rows = Rows(capacity, STRIDE)
+        self.messages = Messages(self.rows, name_bytes)
+        self.capacity = capacity
+        # The length that all rows had when they were sent last; -1: they differed.
+        self.sent_length = -1
