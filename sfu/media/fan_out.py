@@ -82,6 +82,12 @@ class FanOut(Generic[LayerT]):
         # Legs whose place is to be found anew before the next packet; a dict keeps their order.
         self._changed: dict[Receiver[LayerT], None] = {}
 
+    @property
+    def together(self) -> int:
+        """How many legs batches send for."""
+        plans = self._plans.values()
+        return sum(len(group.legs) for plan in plans for group in plan.groups if group.batch is not None)
+
     def add(self, leg: Receiver[LayerT]) -> None:
         self.legs.append(leg)
         self._changed[leg] = None
