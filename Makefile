@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test quick bench bench-system soak check lint types floors coverage system
+.PHONY: help install demo serve test quick bench bench-recording bench-system soak simulate check lint types floors coverage system
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,11 +24,16 @@ serve: $(STAMP) ## the page at http://127.0.0.1:8080, with tokens for everybody 
 	$(BIN)/sfu serve --dev
 
 system: # what the browser tests need of Debian; as root only, and only if it is missing
-	@{ command -v chromium && command -v tc && command -v gcc && test -e /usr/include/srtp2/srtp.h; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
-	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2 gcc libc6-dev libsrtp2-dev; }
+	@{ command -v chromium && command -v tc && command -v gcc && test -e /usr/include/srtp2/srtp.h && command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2 gcc libc6-dev libsrtp2-dev postgresql redis-server; }
 
 test: $(STAMP) system ## the whole suite, browsers included
-	$(BIN)/coverage run -m pytest
+	@$(BIN)/python -m tests.suite
+
+coverage: $(STAMP) system ## the same, and what of the sources it ran
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m tests.suite --coverage
+	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=85
 
 quick: $(STAMP) ## the tests without browsers
@@ -40,6 +45,12 @@ bench: $(STAMP) bench-system ## speed against Pion and Janus, into docs/performa
 
 soak: $(STAMP) bench-system ## a conference of ten for an hour: nothing grows, nothing stalls
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60)
+
+simulate: $(STAMP) ## a hundred thousand calls on virtual time: cuts, crashes, races (10 minutes)
+	$(BIN)/python -m tests.simulate_calls --calls $(or $(CALLS),100000) --seed $(or $(SEED),1)
+
+bench-recording: $(STAMP) ## what it costs to record a hundred calls at once (1 minute)
+	$(BIN)/python -m bench.recording
 
 bench-system: # what the load engine and the other servers need of Debian
 	@test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \

@@ -26,6 +26,11 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def from_unix(seconds: float) -> str:
+    """Return seconds since 1970 as RFC 3339 text with milliseconds."""
+    return timestamp(datetime.fromtimestamp(seconds, UTC))
+
+
 def unix_seconds() -> float:
     """Return the wallclock as seconds since 1970, for the claims of a token."""
     return time.time()

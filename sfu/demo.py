@@ -10,12 +10,15 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
+import av
 from av import AudioFrame, VideoFrame
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
@@ -24,9 +27,11 @@ from rich.table import Table
 from sfu.bot.client import Client
 from sfu.bot.media import MediaConnection
 from sfu.bot.patterns import FRAMES_PER_S, CounterVideo, Tone, loudest_frequency, read_number
+from sfu.recorder import evidence
 
 START_TIMEOUT_S = 20.0
 FIRST_FRAME_TIMEOUT_S = 10.0
+SEAL_TIMEOUT_S = 20.0
 
 # Frequencies that Opus keeps apart with ease.
 TONES_HZ = {"ada": 440.0, "bob": 660.0}
@@ -47,9 +52,10 @@ class DemoServer:
         self._process, self.url, self._log = process, url, log
 
     @classmethod
-    async def start(cls) -> Self:
+    async def start(cls, recordings: Path) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SFU_")}
         environment |= {"SFU_HTTP__PORT": "0", "SFU_MEDIA__UDP_PORT": "0", "SFU_MEDIA__TCP_PORT": "0"}
+        environment |= {"SFU_RECORDER__PATH": str(recordings), "SFU_RECORDER__MODE": "always"}
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "sfu", "serve", "--dev", stderr=asyncio.subprocess.PIPE, env=environment
         )
@@ -90,7 +96,8 @@ class DemoServer:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            return await asyncio.wait_for(self._process.wait(), 15)
+            async with asyncio.timeout(15):
+                return await self._process.wait()
         except TimeoutError:
             self._process.kill()
             return await self._process.wait()
@@ -194,6 +201,8 @@ async def _talk(ada: End, bob: End, server: DemoServer, seconds: int, told: Any)
     told("hanging up")
     await ada.client.request("call.end", {"call_id": call["id"]})
     endings = [(await end.client.wait_for("call.ended"))["data"]["end_reason"] for end in (ada, bob)]
+    told("sealing the recording")
+    recording_id = await _sealed(ada.client)
     forwarded = after["sfu_packets_forwarded_total"] - before["sfu_packets_forwarded_total"]
     cpu_s = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
     return {
@@ -202,11 +211,39 @@ async def _talk(ada: End, bob: End, server: DemoServer, seconds: int, told: Any)
         "cpu_us_per_packet": round(cpu_s / forwarded * 1e6, 1) if forwarded else None,
         "server_cpu_percent": round(cpu_s / (time.monotonic() - answered_at) * 100, 1),
         "end_reasons": endings,
+        "recording_id": recording_id,
         "ends": [
             _end_report(end, other, answered_at, loss, seconds)
             for end, other, loss in ((ada, bob, losses[0]), (bob, ada, losses[1]))
         ],
     }
+
+
+async def _sealed(client: Client) -> str:
+    """Wait until the recording is sealed; return its id."""
+    async with asyncio.timeout(SEAL_TIMEOUT_S):
+        while True:
+            told = (await client.wait_for("call.recording"))["data"]
+            if told["state"] == "failed":
+                raise DemoFailed(f"the recording failed: {told['recording'].get('error')}")
+            if told["state"] == "sealed":
+                return str(told["recording"]["id"])
+
+
+def _recorded(folder: Path, public_key: Path) -> dict[str, Any]:
+    """Check a recording, and decode what is in its pictures."""
+    verdict = evidence.verify(folder, evidence.public_key(public_key))
+    files = []
+    for path in sorted(folder.glob("*.mk?")):
+        with av.open(str(path)) as container:
+            frames = list(container.decode(video=0)) if container.streams.video else []
+        numbers = [number for frame in frames if (number := read_number(frame)) is not None]
+        entry: dict[str, Any] = {"file": str(path), "bytes": path.stat().st_size, "pictures": len(numbers)}
+        if numbers:
+            holes = numbers[-1] - numbers[0] + 1 - len(set(numbers))
+            entry |= {"first": numbers[0], "last": numbers[-1], "holes": holes}
+        files.append(entry)
+    return {"folder": str(folder), "files": files, "problems": [str(problem) for problem in verdict.problems]}
 
 
 def _end_report(
@@ -254,14 +291,28 @@ def problems(report: dict[str, Any], seconds: int) -> list[str]:
             found.append(f"{who} heard {end['tone_hz']} Hz instead of {end['tone_expected_hz']} Hz")
         if end["packets_lost"] > 0:
             found.append(f"{who} lost {end['packets_lost']} packets")
+    found += _recording_problems(report["recording"], seconds)
     if report["server_exit_code"] != 0:
         found.append(f"the server exited with {report['server_exit_code']}")
     return found
 
 
-async def _run(seconds: int, told: Any) -> dict[str, Any]:
+def _recording_problems(recording: dict[str, Any], seconds: int) -> list[str]:
+    found = [f"recording: {problem}" for problem in recording["problems"]]
+    pictures = [file for file in recording["files"] if file["pictures"]]
+    if len(pictures) != len(TONES_HZ) or len(recording["files"]) != 2 * len(TONES_HZ):
+        found.append(f"the recording has {len(recording['files'])} files, {len(pictures)} with pictures")
+    for file in pictures:
+        if file["holes"]:
+            found.append(f"{file['file']}: {file['holes']} pictures are missing")
+        if file["pictures"] < seconds * FRAMES_PER_S * 0.9 - FRAMES_PER_S:
+            found.append(f"{file['file']}: only {file['pictures']} pictures")
+    return found
+
+
+async def _run(seconds: int, recordings: Path, told: Any) -> dict[str, Any]:
     told("starting the server")
-    server = await DemoServer.start()
+    server = await DemoServer.start(recordings)
     try:
         url = server.url.replace("http", "ws", 1) + "/ws"
         async with (
@@ -276,6 +327,9 @@ async def _run(seconds: int, told: Any) -> dict[str, Any]:
     finally:
         exit_code = await server.stop()
     report["server_exit_code"] = exit_code
+    told("decoding the recording")
+    folder = recordings / "recordings" / report.pop("recording_id")
+    report["recording"] = await asyncio.to_thread(_recorded, folder, recordings / "signing.pub")
     report["problems"] = problems(report, seconds)
     report["ok"] = not report["problems"]
     return report
@@ -307,19 +361,28 @@ def _print(report: dict[str, Any], console: Console) -> None:
         f"{report['cpu_us_per_packet']} µs of CPU each ({report['server_cpu_percent']} % of a core) · "
         f"ended: {report['end_reasons'][0]}"
     )
+    recording = report["recording"]
+    console.print(f"recorded, signed and checked: {recording['folder']}")
+    for file in recording["files"]:
+        pictures = f"pictures {file['first']} to {file['last']}, " if file["pictures"] else ""
+        console.print(f"  {Path(file['file']).name}: {pictures}{file['bytes']} bytes", highlight=False)
     console.print("[bold green]all right[/]" if report["ok"] else "[bold red]not right[/]")
     for problem in report["problems"]:
         console.print(f"  {problem}")
 
 
-def run(seconds: int, *, as_json: bool) -> int:
-    """Run the demo, print its report and return the exit code: 0 only if all was right."""
+def run(seconds: int, *, as_json: bool, recordings: Path | None = None) -> int:
+    """Run the demo, print its report and return the exit code: 0 only if all was right.
+
+    The recording is left in a folder; without one, in a fresh one of the system's temporary folder.
+    """
+    kept = (recordings or Path(tempfile.mkdtemp(prefix="sfu-demo-"))).absolute()
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), TimeElapsedColumn())
     try:
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("")
-            report = asyncio.run(_run(seconds, lambda text: progress.update(task, description=text)))
+            report = asyncio.run(_run(seconds, kept, lambda text: progress.update(task, description=text)))
     except (DemoFailed, ConnectionError, TimeoutError) as error:
         report = {"ok": False, "problems": [str(error) or type(error).__name__]}
     if as_json:

@@ -1,5 +1,6 @@
 """Identifiers: a prefix that tells what it names, then 96 random bits."""
 
+import base64
 import secrets
 from typing import NewType
 
@@ -9,8 +10,17 @@ PeerId = NewType("PeerId", str)
 TrackId = NewType("TrackId", str)
 
 
+# Random bytes are fetched in advance: each fetch lets other threads have the interpreter.
+_RANDOM_BYTES, _FETCHED_BYTES = 12, 12 * 256
+_fetched = bytearray()
+
+
 def _random(prefix: str) -> str:
-    return f"{prefix}_{secrets.token_urlsafe(12)}"
+    if not _fetched:
+        _fetched.extend(secrets.token_bytes(_FETCHED_BYTES))
+    random = base64.urlsafe_b64encode(_fetched[-_RANDOM_BYTES:]).decode()
+    del _fetched[-_RANDOM_BYTES:]
+    return f"{prefix}_{random}"
 
 
 def call_id() -> CallId:
@@ -18,9 +28,19 @@ def call_id() -> CallId:
     return CallId(_random("call"))
 
 
-def session_id() -> SessionId:
-    """Return a fresh identifier."""
-    return SessionId(_random("ses"))
+def process_id() -> str:
+    """Return the name of a server process, which stands in the ids of its sessions."""
+    return secrets.token_hex(6)
+
+
+def session_id(process: str = "") -> SessionId:
+    """Return a fresh identifier that tells of which process it is."""
+    return SessionId(_random(f"ses-{process}" if process else "ses"))
+
+
+def process_of(session: str) -> str:
+    """Return the process in the id of a session; empty if there is none."""
+    return session.partition("_")[0].partition("-")[2]
 
 
 def peer_id() -> PeerId:
@@ -36,6 +56,26 @@ def track_id() -> TrackId:
 def event_id() -> str:
     """Return a fresh identifier."""
     return _random("evt")
+
+
+def notification_id() -> str:
+    """Return a fresh identifier."""
+    return _random("ntf")
+
+
+def recording_id() -> str:
+    """Return a fresh identifier."""
+    return _random("rec")
+
+
+def webhook_id() -> str:
+    """Return a fresh identifier."""
+    return _random("whk")
+
+
+def token_id() -> str:
+    """Return a fresh identifier of a token."""
+    return _random("tok")
 
 
 def resume_token() -> str:

@@ -74,6 +74,8 @@ class _MediaCollector(Collector):
         self.peers = self.rooms = self.tracks = lambda: 0
         self.tasks: Callable[[], int] = lambda: 0
         self.worst_stall_s: Callable[[], float] = lambda: 0.0
+        self.store_is_there: Callable[[], bool] = lambda: True
+        self.bus_is_there: Callable[[], bool] = lambda: True
         self.links: Callable[[], Sequence[LinkQuality]] = lambda: ()
 
     def collect(self) -> Iterator[Metric]:
@@ -89,6 +91,8 @@ class _MediaCollector(Collector):
         yield dropped
         stall = "how late the loop came at worst in the last two minutes"
         yield GaugeMetricFamily("sfu_worst_stall_seconds", stall, value=self.worst_stall_s())
+        yield GaugeMetricFamily("sfu_store_up", "whether the database answers", value=self.store_is_there())
+        yield GaugeMetricFamily("sfu_bus_up", "whether the bus is connected", value=self.bus_is_there())
         for name in ("peers", "rooms", "tracks", "tasks"):
             yield GaugeMetricFamily(f"sfu_{name}", f"{name} now", value=getattr(self, name)())
         yield from self._collect_links(self.links())

@@ -5,10 +5,11 @@ Read from `config/sfu.toml` or another TOML file, then from the environment
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 # HS256 wants a key as long as its hash, RFC 7518 section 3.2.
@@ -38,6 +39,9 @@ class Http(_Section):
         description="Web origins whose pages may open the socket; empty: only pages of this server.",
     )
     max_sockets: int = Field(10_000, ge=1, description="WebSockets at once; more are closed with 1013.")
+    requests_per_minute: int = Field(
+        1_200, ge=1, description="REST requests of one user in a minute; more get 429."
+    )
     resume_window_s: float = Field(
         30, ge=0, le=600, description="How long a session waits for its socket to come back after a cut."
     )
@@ -95,6 +99,12 @@ class Calls(_Section):
     """The life of a call."""
 
     ring_timeout_s: float = Field(45, ge=1, le=600, description="How long a call rings before it is missed.")
+    grace_s: float = Field(
+        30,
+        ge=1,
+        le=600,
+        description="How long participants may be gone with their server process before they have left.",
+    )
     max_participants: int = Field(50, ge=2, le=1_000, description="People in one call.")
     directory: bool = Field(
         False, description="Whether presence.watch may ask for everybody ('*'). --dev turns it on."
@@ -105,20 +115,158 @@ class Store(_Section):
     """Where calls are kept."""
 
     url: str = Field(
-        "memory://", description="Only memory:// in this version: calls do not survive a restart."
+        "sqlite+aiosqlite:///sfu.db",
+        description="sqlite+aiosqlite:///FILE, postgresql+asyncpg://…, or memory:// (the default of --dev), "
+        "which keeps nothing over a restart.",
     )
 
 
 class Bus(_Section):
     """How events reach the sockets."""
 
-    url: str = Field("memory://", description="Only memory:// in this version: one process.")
+    url: str = Field(
+        "memory://",
+        description="memory:// for one process, redis://HOST:PORT/DB for several that serve the same users.",
+    )
 
 
-class Recorder(_Section):
-    """Where recordings will be kept."""
+class Webhooks(_Section):
+    """How the host application is told what happens to calls."""
 
-    path: str = Field("", description="Reserved for the recorder; this version records nothing.")
+    allow_private: bool = Field(
+        False,
+        description="Whether webhooks may be at private, loopback and link-local addresses: for development.",
+    )
+    timeout_s: float = Field(10, ge=1, le=60, description="How long a webhook may take to answer.")
+
+
+class RecordingPolicy(_Section):
+    """Which calls are recorded, on what terms, and for how long that is kept."""
+
+    mode: Literal["off", "on_request", "always"] = Field(
+        "on_request",
+        description="Which calls are recorded: none, those for which somebody with the grant `record` asks, "
+        "all.",
+    )
+    required: Literal["no", "before_ring", "before_answer", "during"] = Field(
+        "no",
+        description='With mode = "always": from when on there is no call without a recorder. during: a call '
+        "ends when its recording fails; the others include that.",
+    )
+    consent: Literal["none", "notify", "require_ack"] = Field(
+        "notify",
+        description="none: people are told nothing; notify: everybody is told before anything is kept; "
+        "require_ack: nothing is kept of who has not accepted.",
+    )
+    consent_timeout_s: float = Field(
+        30,
+        ge=1,
+        le=600,
+        description="Where a recorder is required: who has not accepted after this leaves the call.",
+    )
+    recorders: int = Field(
+        1, ge=1, le=2, description="How many recorders write a call; two on two disks, of which one may fail."
+    )
+    keep_days: int = Field(
+        0, ge=0, le=36_500, description="A recording is erased after so many days; 0: it is kept for ever."
+    )
+    keep_at_least_days: int = Field(
+        0, ge=0, le=36_500, description="Nobody erases a recording before it is so many days old."
+    )
+
+    @model_validator(mode="after")
+    def _keeps(self) -> Self:
+        """Refuse what erases what must be kept."""
+        if 0 < self.keep_days < self.keep_at_least_days:
+            raise ValueError("keep_days is less than keep_at_least_days")
+        if self.required != "no" and self.mode != "always":
+            raise ValueError('required wants mode = "always"')
+        return self
+
+
+class RecordingRule(RecordingPolicy):
+    """What is otherwise for some calls, with what tells them from others; the rest is as for all."""
+
+    conversations: list[str] = Field(
+        ["*"], description="Ids of conversations, with * and ?; calls of none are meant by *."
+    )
+    call_type: Literal["any", "voice", "video"] = Field("any", description="How the call began.")
+
+    @model_validator(mode="after")
+    def _keeps(self) -> Self:
+        """Look at it only together with what it changes."""
+        return self
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What it says, without what it leaves out."""
+        return {n: getattr(self, n) for n in self.model_fields_set & RecordingPolicy.model_fields.keys()}
+
+
+class Recorder(RecordingPolicy):
+    """What is recorded, and where it is kept."""
+
+    path: str = Field(
+        "",
+        description="Folder of the recordings and of the key that signs them; empty: nothing is recorded.",
+    )
+    second_path: str = Field("", description="Folder of the second recorder, on another disk.")
+    rules: list[RecordingRule] = Field(
+        [], description="Other policies for some conversations or types of calls; the first that fits holds."
+    )
+    signing_key_file: str = Field(
+        "", description="PEM file of the Ed25519 key; made if missing. Empty: signing.pem in the folder."
+    )
+    max_pause_s: float = Field(
+        600, ge=1, le=86_400, description="A pause ends by itself after this, unless it named a shorter time."
+    )
+    stores: list[str] = Field(
+        [],
+        description="Where sealed recordings go, encrypted, each to all of them: file:///FOLDER, "
+        "s3://BUCKET/PREFIX, gs://…, az://…. Empty: the folder archive, if there is a master key; else they "
+        "stay as they are.",
+    )
+    master_key_file: str = Field(
+        "",
+        description="File of the key that wraps the keys of recordings: 64 hexadecimal digits a line, the "
+        "first wraps, all unwrap.",
+    )
+    master_key: str = Field(
+        "", description="The same, from the environment (SFU_RECORDER__MASTER_KEY).", repr=False
+    )
+    key_service: str = Field(
+        "", description="The same, from a key management service: MODULE:CALLABLE, see docs/recording.md."
+    )
+    timestamp_url: str = Field(
+        "", description="Time-stamping authority (RFC 3161) that is asked to date each manifest; empty: none."
+    )
+
+    def policy(self, changes: Mapping[str, Any]) -> RecordingPolicy:
+        """Return the policy of all calls with some changes.
+
+        Raises:
+            ValueError: they do not go with the rest.
+
+        """
+        values = {name: getattr(self, name) for name in RecordingPolicy.model_fields}
+        return RecordingPolicy.model_validate(values | dict(changes))
+
+    @property
+    def has_master_key(self) -> bool:
+        """Whether recordings are encrypted."""
+        return bool(self.master_key_file or self.master_key or self.key_service)
+
+    @model_validator(mode="after")
+    def _can_be_required(self) -> Self:
+        """Refuse what would let calls go unrecorded that must not, or store them for all to read."""
+        policies = [self.policy(rule.changes) for rule in (RecordingRule(), *self.rules)]
+        if not self.path and any(policy.required != "no" for policy in policies):
+            raise ValueError("required wants a path")
+        if not self.second_path and any(policy.recorders > 1 for policy in policies):
+            raise ValueError("two recorders want a second_path")
+        if self.stores and not self.has_master_key:
+            raise ValueError("stores want a master_key_file (openssl rand -hex 32)")
+        return self
 
 
 class Log(_Section):
@@ -142,6 +290,7 @@ class Settings(BaseSettings):
     calls: Calls = Calls()
     store: Store = Store()
     bus: Bus = Bus()
+    webhooks: Webhooks = Webhooks()
     recorder: Recorder = Recorder()
     log: Log = Log()
 

@@ -215,6 +215,8 @@ const ACTIONS = {
   camera: () => (calls.current.call.call_type === "video" ? toggleDevice("camera") : calls.upgrade()),
   screen: () => (calls.session?.sharing ? calls.session.stopScreen() : calls.session?.startScreen()),
   sound: () => sound.unblock(),
+  "consent-yes": () => calls.consent(true),
+  "consent-no": () => calls.consent(false),
   "invite-toggle": () => setPanel(!panelOpen),
   "call-selected": () => {
     const chosen = [...selected.values()];

@@ -60,6 +60,24 @@ const CHANGES = {
   left: (name) => `${name} left`,
 };
 
+const RECORDED = {
+  requested: "Recording begins",
+  starting: "Recording begins",
+  active: "Recording",
+  paused: "Recording paused",
+  finishing: "Recording ends",
+};
+
+/** What a call's recording is now, in words; empty where nothing is written. */
+export function recordingWords(recording) {
+  return RECORDED[recording?.state] ?? "";
+}
+
+/** Whether I am asked if I may be recorded, and have not said anything yet. */
+export function asksConsent(recording, myId) {
+  return recording?.consent === "require_ack" && recording.state in RECORDED && !recording.answers?.[myId];
+}
+
 /** What changed for the others between two looks at a running call. */
 export function changeNotices(before, after, myId) {
   const states = new Map(before.participants.map(({ user_id, state }) => [user_id, state]));

@@ -114,6 +114,12 @@ export class Calls extends Emitter {
     this.#adopt(call);
   }
 
+  /** Say whether I may be recorded. */
+  async consent(accept) {
+    const { call } = await this.#client.consent(this.current.call.id, accept);
+    this.#adopt(call);
+  }
+
   /** Make a voice call a video call, and turn my camera on. */
   async upgrade() {
     const { session } = this;

@@ -54,5 +54,6 @@ function initials(name) {
 function hue(id) {
   let sum = 7;
   for (const character of id) sum = (sum * 31 + character.codePointAt(0)) % 3600;
-  return Math.round(sum / 10);
+  // Mixed once more: short ids that differ little are to differ much in color.
+  return (sum * 137) % 360;
 }

@@ -1,5 +1,5 @@
 /** Draws everything around the stage: sign-in, people, the two ringing screens, the call's frame, notices. */
-import { clock, isGroup, listNames, nameOf } from "./call-words.js";
+import { asksConsent, clock, isGroup, listNames, nameOf, recordingWords } from "./call-words.js";
 import { avatar, byTest, element, reconcile } from "./dom.js";
 import { icon, setIcon } from "./icons.js";
 
@@ -10,8 +10,6 @@ const MAX_LISTED = 300;
 const MAX_FACES = 4;
 /** Participants in these states may be invited again. */
 const INVITABLE = new Set(["left", "rejected", "missed", "busy"]);
-/** Recording states in which nothing is being written. */
-const NOT_RECORDING = new Set(["off", "none", "stopped", "completed", "failed"]);
 
 const byId = (id) => document.getElementById(id);
 let noticeTimer = null;
@@ -116,8 +114,17 @@ export function drawCall({ call, others, session, me, peopleOnline, panelOpen, i
   drawInvites(call, peopleOnline, panelOpen, invite);
   const remote = session ? session.room.participants.size - (session.participantId ? 1 : 0) : 0;
   byId("waiting").textContent = waitingText(session, remote);
-  const recording = call.recording?.state ?? call.recording;
-  byId("recording").hidden = !recording || NOT_RECORDING.has(recording);
+  drawRecording(call.recording, me);
+}
+
+/** That the call is recorded, and the question to whom it is put. */
+function drawRecording(recording, me) {
+  const words = recordingWords(recording);
+  const note = byId("recording");
+  note.hidden = !words;
+  note.dataset.paused = String(recording?.state === "paused");
+  if (note.textContent !== words) note.textContent = words;
+  byTest("consent").hidden = !asksConsent(recording, me.user_id);
 }
 
 function waitingText(session, remote) {

@@ -132,6 +132,11 @@ export class SfuClient extends Emitter {
     return this.request("call.invite", { call_id, user_ids });
   }
 
+  /** Say whether one may be recorded, where `recording.consent` is `require_ack`. */
+  consent(call_id, accept) {
+    return this.request("call.consent", { call_id, accept });
+  }
+
   /** Turn a voice call into a video call or back, in mid-call. */
   update(call_id, call_type) {
     return this.request("call.update", { call_id, call_type });

@@ -176,6 +176,7 @@ def start(kind: str, where: Place, *, core: int = 0, tree: Path = ROOT) -> Serve
         environment = {
             "PYTHONPATH": str(tree),
             "SFU_AUTH__SECRET": SECRET,
+            "SFU_STORE__URL": "memory://",
             "SFU_HTTP__HOST": "127.0.0.1",
             "SFU_HTTP__PORT": str(port),
             "SFU_MEDIA__LISTEN_IP": where.ip,

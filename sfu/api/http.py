@@ -1,9 +1,10 @@
 """HTTP beside the socket: liveness, readiness, metrics, and the page."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,6 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 from sfu.auth import DEV_TOKEN_TTL_S, TokenAuthority
 from sfu.errors import BadRequest, SfuError
 from sfu.metrics import Metrics
+
+log = structlog.get_logger()
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -32,24 +35,41 @@ class DevName(BaseModel):
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn our errors into RFC 9457 documents."""
+    """Turn errors into RFC 9457 documents: ours everywhere, all others under `/api/`."""
     try:
         return await handler(request)
     except SfuError as error:
-        return web.json_response(
-            error.as_problem(), status=error.status, content_type="application/problem+json"
-        )
+        headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+        return _problem(error, headers)
+    except web.HTTPException as error:
+        if not request.path.startswith("/api/") or error.status < 400:
+            raise
+        found = SfuError(f"{error.reason}.", code=error.reason.lower().replace(" ", "_"))
+        found.status = error.status
+        allow = error.headers.get("Allow")
+        return _problem(found, {"Allow": allow} if allow else None)
+    except Exception:
+        if not request.path.startswith("/api/"):
+            raise
+        log.exception("request_failed", method=request.method, path=request.path)
+        return _problem(SfuError("The server failed; it was logged.", code="internal_error"))
 
 
-def add_health(app: web.Application, metrics: Metrics, is_ready: Callable[[], bool]) -> None:
-    """Add `/healthz`, `/readyz` and `/metrics`."""
+def _problem(error: SfuError, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response(
+        error.as_problem(), status=error.status, content_type="application/problem+json", headers=headers
+    )
+
+
+def add_health(app: web.Application, metrics: Metrics, why_not_ready: Callable[[], str | None]) -> None:
+    """Add `/healthz`, `/readyz` and `/metrics`; `why_not_ready` returns None when all is well."""
 
     async def healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
     async def readyz(_: web.Request) -> web.Response:
-        ready = is_ready()
-        return web.json_response({"status": "ready" if ready else "draining"}, status=200 if ready else 503)
+        reason = why_not_ready()
+        return web.json_response({"status": reason or "ready"}, status=503 if reason else 200)
 
     async def show_metrics(_: web.Request) -> web.Response:
         body = generate_latest(metrics.registry)
@@ -91,10 +111,17 @@ def add_page(app: web.Application) -> None:
     async def index(_: web.Request) -> web.FileResponse:
         return web.FileResponse(directory / "index.html", headers=_SECURITY_HEADERS)
 
-    async def secure(_: web.Request, response: web.StreamResponse) -> None:
+    async def api_docs(_: web.Request) -> web.FileResponse:
+        return web.FileResponse(directory / "api.html", headers=_SECURITY_HEADERS)
+
+    async def secure(request: web.Request, response: web.StreamResponse) -> None:
         for name, value in _SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
+        if request.path.endswith(".js"):
+            # Pages of the host application import the client module from here.
+            response.headers["Access-Control-Allow-Origin"] = "*"
 
     app.on_response_prepare.append(secure)
     app.router.add_get("/", index)
+    app.router.add_get("/api/docs", api_docs)
     app.router.add_static("/", directory)

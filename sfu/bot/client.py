@@ -120,7 +120,8 @@ class Client:
         self._waiting[number] = answer
         try:
             await self.send({"type": type_, "id": number, "data": data or {}})
-            return await asyncio.wait_for(answer, REQUEST_TIMEOUT_S)
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                return await answer
         finally:
             self._waiting.pop(number, None)
 

@@ -8,6 +8,7 @@ from aiortc import RTCBundlePolicy, RTCConfiguration, RTCPeerConnection, RTCSess
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
 from sfu.bot.client import Client
+from sfu.tasks import end
 
 # aiortc 1.16 loses the second m-line of a kind with any other bundle policy: it stays on a
 # transport that was closed when the answer bundled it away.
@@ -80,10 +81,7 @@ class MediaConnection:
     async def close(self) -> None:
         """Close the connection and end every task of it."""
         await self.connection.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await end(*self._tasks)
 
     def _event(self, frame: dict[str, Any]) -> None:
         if frame["type"] == "media.slots":

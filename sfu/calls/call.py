@@ -6,10 +6,11 @@ No clock, no store, no socket. The tables of `sfu/calls/table.py` decide what ma
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from sfu.calls.table import CALL, IN, PARTICIPANT, PENDING, Act, CallAct, State, Status
-from sfu.errors import BadRequest, InvalidState, NotAllowed
+from sfu.errors import BadRequest, InvalidState, NotAllowed, NotFound
 
 # The device that a request without a socket (REST) comes from.
 NO_DEVICE = ""
@@ -46,6 +47,8 @@ class Call:
     end_reason: str | None = None
     ring_timeout_s: float = 45.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # The recording that runs or ran last, see `recorded`: its id, state and consent; None: there was none.
+    recording: Mapping[str, Any] | None = None
     version: int = 0
 
     @property
@@ -133,6 +136,8 @@ def ring(call: Call, user_id: str, device: str) -> Change:
 def answer(call: Call, user_id: str, device: str, at: datetime) -> Change:
     """A device of a participant takes the call; the first one wins."""
     participant = _participant(call, user_id)
+    if call.status is Status.RINGING and user_id == call.initiator:
+        raise InvalidState("You place this call; others answer it.")
     if participant.state in IN and (device in participant.devices or device == NO_DEVICE):
         return Change(call)
     state = _next(participant, Act.ANSWER, call)
@@ -211,6 +216,35 @@ def leave(call: Call, user_id: str, at: datetime) -> Change:
     return Change(call, tuple(events))
 
 
+def move(call: Call, user_id: str, device: str) -> Change:
+    """Another device of a participant takes his place over; the one that had it is told."""
+    participant = _participant(call, user_id)
+    if call.status is Status.ENDED or participant.state not in IN or participant.devices == (device,):
+        return Change(call)
+    had_one = bool(participant.devices)
+    call = _with(call, replace(participant, devices=(device,)))
+    events = (Event("call.answered_elsewhere", (user_id,), {"by": user_id}, not_for=device),)
+    return Change(call, events if had_one else ())
+
+
+def lose(call: Call, user_ids: Collection[str], at: datetime) -> Change:
+    """These participants of a running call are gone, and nobody knows where."""
+    lost = [u for u in call.users_in(IN) if u in user_ids]
+    if call.status is not Status.ACTIVE or not lost:
+        return Change(call)
+    for user_id in lost:
+        participant = _participant(call, user_id)
+        call = _with(call, replace(participant, state=_next(participant, Act.LEAVE), left_at=at))
+    inside, pending = call.users_in(IN), call.users_in(PENDING)
+    told = tuple(dict.fromkeys([*inside, *pending, *lost]))
+    events = [Event("call.participant_left", told, {"user_id": user_id}) for user_id in lost]
+    if not inside:
+        return _ended(call, CallAct.EMPTY, "expired", at, events)
+    if len(inside) == 1 and not pending and not call.is_group:
+        return _ended(call, CallAct.EMPTY, "completed", at, events)
+    return Change(call, tuple(events))
+
+
 def end(call: Call, user_id: str, at: datetime) -> Change:
     """Somebody who is in ends the call for everybody."""
     participant = _participant(call, user_id)
@@ -252,6 +286,30 @@ def invite(call: Call, user_id: str, invited: Iterable[Participant], busy: froze
     return Change(call, tuple(events))
 
 
+def remove(call: Call, by: str, user_id: str, at: datetime) -> Change:
+    """Somebody who is in sends another participant away: out of the call, or out of its ringing."""
+    if by == user_id:
+        return leave(call, user_id, at)
+    remover, participant = _participant(call, by), call.participant(user_id)
+    if participant is not None and participant.state in (State.LEFT, State.MISSED):
+        return Change(call)  # it is done
+    if call.status is Status.ENDED or remover.state not in IN:
+        raise InvalidState("Only who is in a call that has not ended can remove others.")
+    if participant is None:
+        raise NotFound("There is no such participant.", code="participant_not_found")
+    if participant.state in PENDING:
+        call = _with(call, replace(participant, state=_next(participant, Act.MISS), left_at=at))
+        told = tuple(dict.fromkeys([call.initiator, user_id]))
+        events = [Event("call.missed", told, {"user_ids": [user_id], "by": by})]
+        return _end_if_nobody_can_answer(call, "missed", at, events)
+    if participant.state not in IN:
+        return Change(call)
+    call = _with(call, replace(participant, state=_next(participant, Act.LEAVE), left_at=at))
+    told = tuple(dict.fromkeys([*call.users_in(IN | PENDING), user_id]))
+    events = [Event("call.participant_left", told, {"user_id": user_id, "by": by})]
+    return _end_if_nobody_can_answer(call, "completed", at, events)
+
+
 def update(call: Call, user_id: str, call_type: str) -> Change:
     """Turn a voice call into a video call, or back."""
     participant = _participant(call, user_id)
@@ -261,6 +319,13 @@ def update(call: Call, user_id: str, call_type: str) -> Change:
         return Change(call)
     call = replace(call, call_type=call_type)
     return Change(call, (Event("call.updated", tuple(call.users_in(PENDING | IN)), {"by": user_id}),))
+
+
+def fail(call: Call, reason: str, at: datetime) -> Change:
+    """End a call because the server cannot keep what it must: e.g. its recording."""
+    if call.status is Status.ENDED:
+        return Change(call)
+    return _ended(call, CallAct.REFUSE if call.status is Status.RINGING else CallAct.END, reason, at, [])
 
 
 def _participant(call: Call, user_id: str) -> Participant:
@@ -345,7 +410,7 @@ def to_document(call: Call) -> dict[str, Any]:
         "end_reason": call.end_reason,
         "ring_timeout_s": call.ring_timeout_s,
         "metadata": dict(call.metadata),
-        "recording": None,
+        "recording": dict(call.recording) if call.recording is not None else None,
         "version": call.version,
     }
 
@@ -382,12 +447,14 @@ def from_document(document: Mapping[str, Any]) -> Call:
             end_reason=document["end_reason"],
             ring_timeout_s=document["ring_timeout_s"],
             metadata=document["metadata"],
+            recording=document["recording"],
             version=document["version"],
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BadRequest(f"not a call: {error}") from error
 
 
+@lru_cache(maxsize=4096)
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -75,7 +75,7 @@ def allocate(
 
     With `may_pause` false everybody gets the lowest layer at least, whatever the estimate.
     """
-    ordered = sorted(wishes, key=lambda wish: (not wish.pinned, -wish.priority))
+    ordered = sorted(wishes, key=lambda wish: (not wish.pinned, -wish.priority, wish.shown is None))
     ladders = {wish.mid: wish.usable() for wish in ordered}
     chosen: dict[str, int] = {wish.mid: -1 for wish in ordered}
     budget = estimate_bps - audio_bps
@@ -87,7 +87,8 @@ def allocate(
             continue
         cost = ladder[0].bitrate_bps
         spare = 1.0 if wish.shown is not None else HEADROOM
-        fits = used + cost * spare <= budget or (is_first and budget >= cost * _LAST_RESORT)
+        least = cost * _LAST_RESORT if is_first else used + cost
+        fits = least * spare <= budget
         if fits or not may_pause:
             chosen[wish.mid] = 0
             used += cost
@@ -112,21 +113,22 @@ def _raise_layers(
     ranks = sorted({(not wish.pinned, -wish.priority) for wish in ordered})
     for rank in ranks:
         group = [wish for wish in ordered if (not wish.pinned, -wish.priority) == rank]
-        raised = True
-        while raised:
-            raised = False
-            for wish in group:
-                ladder, index = ladders[wish.mid], chosen[wish.mid]
-                if index < 0 or index + 1 >= len(ladder):
-                    continue
-                more = ladder[index + 1].bitrate_bps - ladder[index].bitrate_bps
-                shown = next((i for i, layer in enumerate(ladder) if layer.rid == wish.shown), -1)
-                # Below what is shown nothing is new: only what exceeds it needs room to spare.
-                spare = 1.0 if index + 1 <= shown else HEADROOM
-                if (used + more) * spare <= budget:
-                    chosen[wish.mid] = index + 1
-                    used += max(0.0, more)
-                    raised = True
+        for again in (True, False):  # what is shown already comes first
+            raised = True
+            while raised:
+                raised = False
+                for wish in group:
+                    ladder, index = ladders[wish.mid], chosen[wish.mid]
+                    if index < 0 or index + 1 >= len(ladder):
+                        continue
+                    more = ladder[index + 1].bitrate_bps - ladder[index].bitrate_bps
+                    shown = next((i for i, layer in enumerate(ladder) if layer.rid == wish.shown), -1)
+                    # Below what is shown nothing is new: only what exceeds it needs room to spare.
+                    spare = 1.0 if index + 1 <= shown else HEADROOM
+                    if again <= (spare == 1.0) and (used + more) * spare <= budget:
+                        chosen[wish.mid] = index + 1
+                        used += max(0.0, more)
+                        raised = True
     return used
 
 

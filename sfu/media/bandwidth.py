@@ -42,11 +42,14 @@ _MAX_ENTRIES = 256
 # Growth in a second without any sign against it, and how far it may lead what is really sent.
 _GROWTH, _LEAD, _LEAD_BPS = 1.08, 1.5, 20_000.0
 
+# Beyond what the link carried when it was full, nothing is believed but proof; so long.
+_FULL_KNOWN_S = 20.0
+
 # What arrives is taken for proof but for this; one rate is never measured to the bit.
 _PROVEN = 0.95
 
-# What flowed without a queue so long ago says nothing of the link now.
-_FLOWED_S = 5.0
+# What flowed without a queue so long ago says nothing of the link now; two halves, so that it slides.
+_FLOWED_S = 8.0
 
 # Rates are taken over this.
 _RATE_S = 0.5
@@ -95,6 +98,9 @@ class BandwidthEstimator:
         "_base_until",
         "_delays",
         "_flowed",
+        "_flowed_before",
+        "_flowed_until",
+        "_full_bps",
         "_full_since",
         "_hold_until",
         "_is_lossy",
@@ -133,8 +139,11 @@ class BandwidthEstimator:
         self._passed_over = 0
         # When the queue that stands began to grow, on the receiver's clock; None while there is none.
         self._full_since: float | None = None
-        # (when, rate) of the most that flowed without a queue lately.
-        self._flowed = (float("-inf"), 0.0)
+        # The most that flowed without a queue lately.
+        self._flowed = self._flowed_before = 0.0
+        self._flowed_until = float("-inf")
+        # What arrived while the link was last full.
+        self._full_bps = float("inf")
         # (from when sent, first arrival, bytes since) of the probe that runs.
         self._probe: tuple[float, float | None, int] | None = None
 
@@ -210,32 +219,38 @@ class BandwidthEstimator:
         arrived = self._arrival_rate.bps()
         if arrived is None:
             return
+        if now >= self._flowed_until:
+            self._flowed_before, self._flowed = self._flowed, 0.0
+            self._flowed_until = now + _FLOWED_S / 2
         if self.queue_s > QUEUE_HIGH_S:
             self.congested_at, self._probe = now, None
             if now >= self._hold_until:
-                self._lower(self._share_of(arrived, now), now)
+                self._lower(self._share_of(arrived), now)
         elif self._is_lossy:
             self.congested_at = now
             if now >= self._hold_until:
                 self._lower(min(self.estimate_bps, self.sent_bps) * (1 - self.loss / 2), now)
                 self._is_lossy = False  # said once
         elif self.queue_s < QUEUE_LOW_S:
-            if arrived > self._flowed[1] or now - self._flowed[0] > _FLOWED_S:
-                self._flowed = (now, arrived)
+            self._flowed = max(self._flowed, arrived)
             if self.loss >= LOSS_LOW:
                 return
-            limit = max(self.estimate_bps, arrived * _LEAD + _LEAD_BPS)
+            limit = arrived * _LEAD + _LEAD_BPS
+            if now - self.congested_at < _FULL_KNOWN_S:
+                limit = min(limit, self._full_bps)
             # What arrives without a queue is proof.
-            self._set(max(min(self.estimate_bps * _GROWTH**elapsed, limit), arrived * _PROVEN))
+            grown = min(self.estimate_bps * _GROWTH**elapsed, max(self.estimate_bps, limit))
+            self._set(max(grown, arrived * _PROVEN))
 
-    def _share_of(self, arrived: float, now: float) -> float:
+    def _share_of(self, arrived: float) -> float:
         """Return what to send on a link that is full: a little less than it carries.
 
         What it carries is what arrives while it is full; before, it may have had less to carry.
         """
         since = self._full_since
         carried = (self._arrival_rate.bps_since(since) if since is not None else None) or arrived
-        flowed = self._flowed[1] if now - self._flowed[0] <= _FLOWED_S else 0.0
+        self._full_bps = carried
+        flowed = max(self._flowed, self._flowed_before)
         return max(carried * _DECREASE, min(flowed, carried * _PROVEN))
 
     def _lower(self, bps: float, now: float) -> None:

@@ -21,7 +21,7 @@ from sfu.media.number_bank import SENT_KEPT, NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
-from sfu.media.srtp import SrtpContext, ciphers, protect_all
+from sfu.media.srtp import Ciphers, SrtpContext
 from sfu.metrics import MediaCounters
 
 # Below this the arrays cost more than they save (bench/fan_out.py).
@@ -101,7 +101,7 @@ class Batch:
         rows = self._block.rows
         self._matrix = rows.matrix[: self._count]
         self._lengths = rows.lengths[: self._count]
-        self._ciphers = ciphers([lane.context for lane in lanes], rows)
+        self._protect_all = Ciphers([lane.context for lane in lanes], rows).protect_all
         self._places = np.array([lane.place for lane in lanes])
         self._sent_rows = self._places * SENT_KEPT
         columns = np.array([leg.offsets() for leg in legs], np.int64)
@@ -175,7 +175,7 @@ class Batch:
         self._ssrc_column[:] = self._ssrcs
         self._write_numbers(packet, body, now)
         self._lengths[:] = length
-        refused = protect_all(self._ciphers)
+        refused = self._protect_all()
         sent = self._out.send_block(self._block, count, length, refused)
         if not sent and profile.is_video:
             self._spoilt = packet.timestamp

@@ -90,14 +90,19 @@ def _vp8(payload: bytes | memoryview) -> bool:
     first = payload[0]
     if not first & 0x10 or first & 0x07:  # S set and partition 0
         return False
+    return not payload[vp8_descriptor_bytes(payload)] & 0x01  # RFC 7741 section 4.3: P is 0 in a key frame
+
+
+def vp8_descriptor_bytes(payload: bytes | memoryview) -> int:
+    """Return how long the descriptor before a VP8 payload is (RFC 7741 section 4.2)."""
     at = 1
-    if first & 0x80:
+    if payload[0] & 0x80:
         extended = payload[1]
         at = 2
         if extended & 0x80:
             at += 2 if payload[at] & 0x80 else 1
         at += bool(extended & 0x40) + bool(extended & 0x30)
-    return not payload[at] & 0x01  # RFC 7741 section 4.3: P is 0 in a key frame
+    return at
 
 
 def _h264_keyframe(payload: bytes | memoryview) -> bool:
@@ -140,8 +145,11 @@ def frame_size(name: str, payload: bytes) -> tuple[int, int] | None:
 
     VP8 only (RFC 6386 section 9.1): other codecs tell it further in, or not in every keyframe.
     """
-    at = payload.find(b"\x9d\x01\x2a", 0, 16) if name == "vp8" else -1
-    if at < 0 or at + 7 > len(payload):
+    if name != "vp8" or len(payload) < 4:
+        return None
+    # Behind the descriptor (RFC 7741 section 4.2) and the frame tag the start code stands.
+    at = vp8_descriptor_bytes(payload) + 3
+    if payload[at : at + 3] != b"\x9d\x01\x2a" or at + 7 > len(payload):
         return None
     width, height = payload[at + 3] | payload[at + 4] << 8, payload[at + 5] | payload[at + 6] << 8
     return width & 0x3FFF, height & 0x3FFF

@@ -167,7 +167,8 @@ class DtlsTransport(RTCDtlsTransport):
             fingerprints=[RTCDtlsFingerprint(algorithm, value) for algorithm, value in fingerprints]
         )
         try:
-            await asyncio.wait_for(self.start(parameters), timeout)
+            async with asyncio.timeout(timeout):
+                await self.start(parameters)
         except TimeoutError as error:
             raise ConnectionError("DTLS handshake timed out") from error
         if self.state != "connected":

@@ -142,6 +142,10 @@ class FanOut(Generic[LayerT]):
                 plan.singles.append(leg)
                 if leg.lane() is not None:
                     plan.gather_at = min(plan.gather_at, now + GATHER_S)
+        # A layer that nobody takes any more may be gone for good.
+        self._plans = {
+            layer: plan for layer, plan in self._plans.items() if plan.groups or plan.singles or plan.waiting
+        }
 
     def _plan_of(self, layer: LayerT) -> _Plan[LayerT]:
         return self._plans.setdefault(layer, _Plan())
@@ -159,6 +163,7 @@ class FanOut(Generic[LayerT]):
                     if len(group.legs) < MIN_LEGS:
                         plan.groups.remove(group)
                         plan.singles.extend(group.legs)
+                        plan.gather_at = 0.0  # it may fit another group
                     break
 
     def _dissolve(self, group: _Group[LayerT]) -> None:

@@ -4,6 +4,8 @@ Shared by all receivers: what is kept is the packet as it came, and each leg wri
 own numbers over it. Bounded in packets and time.
 """
 
+from collections import deque
+
 from sfu.media.packet import RtpPacket, sequence_delta
 
 # A power of two. libsrtp refuses indices more than its window of 1,024 behind, so nothing
@@ -17,13 +19,15 @@ MAX_AGE_S = 3.0
 class History:
     """Packets by sequence number, in a ring; an equal number replaces nothing."""
 
-    __slots__ = ("_newest", "_oldest", "_ring")
+    __slots__ = ("_marks", "_newest", "_oldest", "_ring")
 
     def __init__(self) -> None:
         self._ring: list[RtpPacket | None] = [None] * MAX_PACKETS
         # Numbers between which something may stand; None before the first packet.
         self._newest: int | None = None
         self._oldest = 0
+        # (when, newest number then) of each `expire`, as long as something of then is young.
+        self._marks: deque[tuple[float, int]] = deque()
 
     def __len__(self) -> int:
         return sum(packet is not None for packet in self._ring)
@@ -58,19 +62,24 @@ class History:
         """Let go of what is too old; called about once a second."""
         if self._newest is None:
             return
-        ring, too_old = self._ring, now - MAX_AGE_S
-        behind = sequence_delta(self._newest, self._oldest)
-        # Numbers that jumped leave nothing to follow: the whole ring is looked at.
-        steps = behind if 0 <= behind < MAX_PACKETS else MAX_PACKETS
-        start = (self._newest - steps) & 0xFFFF
-        for step in range(steps + 1):
-            at = (start + step) & (MAX_PACKETS - 1)
-            packet = ring[at]
-            if packet is not None and packet.received_at >= too_old:
-                self._oldest = (start + step) & 0xFFFF
-                return
-            ring[at] = None
-        self._oldest = self._newest
+        marks, newest = self._marks, self._newest
+        marks.append((now, newest))
+        while marks[0][0] < now - MAX_AGE_S:
+            newest = marks.popleft()[1]
+            steps = sequence_delta(newest, self._oldest) + 1
+            if steps:  # below zero after numbers that jumped: the whole ring is looked at
+                self._let_go(self._oldest, steps if 0 < steps < MAX_PACKETS else MAX_PACKETS, now - MAX_AGE_S)
+                self._oldest = (newest + 1) & 0xFFFF
+
+    def _let_go(self, first: int, steps: int, too_old: float) -> None:
+        """Empty so many places, from that of a number on, of what is older than that."""
+        ring, at = self._ring, first & (MAX_PACKETS - 1)
+        for start, end in ((at, min(at + steps, MAX_PACKETS)), (0, at + steps - MAX_PACKETS)):
+            if end > start:
+                ring[start:end] = [
+                    packet if packet is not None and packet.received_at > too_old else None
+                    for packet in ring[start:end]
+                ]
 
     def get(self, sequence: int, now: float) -> RtpPacket | None:
         """Return the packet of this number if it is kept and young enough."""

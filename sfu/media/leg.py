@@ -5,7 +5,7 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from sfu.media import rtcp
@@ -78,6 +78,8 @@ class Leg:
         self.track: Track | None = None
         self.layer: Layer | None = None
         self.target: Layer | None = None
+        # When its first packet went out.
+        self.taken_up_at = float("-inf")
         self._profile: Profile | None = None
         self._profile_key = 0
         # Called when layers are to be chosen anew; None: this leg takes the best there is.
@@ -100,8 +102,8 @@ class Leg:
         self._packets = self._octets = 0
         self._batch: Batch | None = None
         self._counted = (0, 0)
-        # How much later than it could the receiver is asked to play; 0 before it was asked.
-        self.playout_delay_s = 0.0
+        # How much later than it could the receiver is asked to play; None: it is not asked.
+        self.playout_delay_s: float | None = None
         # What it sends in a second, lately.
         self.bitrate_bps = 0.0
         self._measured: tuple[float, int] | None = None
@@ -144,8 +146,8 @@ class Leg:
         self._profile = Profile(track.codecs, track.extensions, self.section, self.playout_delay_s)
         self._profile_key = self._profile.key()
 
-    def delay_playout(self, delay_s: float) -> None:
-        """Ask the receiver to play each frame so much later than it could; 0: as soon as it can."""
+    def delay_playout(self, delay_s: float | None) -> None:
+        """Ask the receiver to play each frame so much later than it could; None: ask nothing more."""
         self.playout_delay_s = delay_s
         self.negotiate(self.section)
 
@@ -157,20 +159,22 @@ class Leg:
         if layer is not None and layer is not self.layer and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
 
-    def allot(
-        self, rid: str | None, now: float, *, is_limited: bool = False, is_urgent: bool = False
-    ) -> None:
-        """Take the layer to be shown, None for none: the link takes nothing more.
-
-        Where it is urgent, what is shown now stops at once and not with the keyframe of the other: the
-        link is full of it, and the keyframe would have to wait behind it.
-        """
+    def allot(self, rid: str | None, now: float, *, is_limited: bool = False) -> None:
+        """Take the layer to be shown, None for none: the link takes nothing more."""
         self.is_paused, self.is_limited = rid is None, is_limited
         self.allotted = rid
-        if rid is None or (is_urgent and self.layer is not None and rid != self.layer.rid):
+        if rid is None:
             self._stop()
-        if rid is not None:
+        else:
             self._choose(now)
+
+    def stop(self) -> None:
+        """Send nothing until another layer is allotted: the link is full of this one.
+
+        The keyframe of the other would have to wait behind it.
+        """
+        self.is_paused = self.is_limited = True
+        self._stop()
 
     def _stop(self) -> None:
         """Send nothing until a keyframe of whatever is aimed at."""
@@ -319,7 +323,7 @@ class Leg:
             return False
         # What the batch of the layer before has sent is counted with the offsets of that layer.
         self.enter(None)
-        self.layer = layer
+        self.layer, self.taken_up_at = layer, now
         layer.track.fan_out.changed(self)
         self._rewriter.switch(packet.sequence, packet.timestamp, now)
         self._plain.clear()
@@ -338,30 +342,41 @@ class Leg:
         if len(self._plain) > MAX_PLAIN_HISTORY:
             del self._plain[next(iter(self._plain))]
 
-    def repeat(self, sequences: tuple[int, ...], now: float) -> None:
-        """Send again what a receiver's NACK asks for, as far as its budget goes."""
+    def repeat(self, sequences: Iterable[int], now: float, *, is_second: bool = False) -> list[int]:
+        """Send again what a receiver's NACK asks for, as far as its budget goes; return what was sent.
+
+        `is_second`: once more, whether or not the first repeat may still be on its way.
+        """
         self._catch_up()
         elapsed, self._budget_at = now - self._budget_at, now
         self._repeat_budget = min(MAX_REPEATS_PER_S, self._repeat_budget + elapsed * MAX_REPEATS_PER_S)
-        least = max(MIN_REPEAT_INTERVAL_S, (self.round_trip_s or 0) * 0.8)
+        least = 0.0 if is_second else max(MIN_REPEAT_INTERVAL_S, (self.round_trip_s or 0) * 0.8)
+        repeated: list[int] = []
         for sequence in sequences:
             if self._repeat_budget < 1:
                 self._outlet.counters.drop("repeat_budget")
-                return
+                break
             if now - self._repeated.get(sequence, float("-inf")) < least:
                 continue
             if self._repeat_one(sequence, now):
                 self._repeat_budget -= 1
                 self._repeated[sequence] = now
+                repeated.append(sequence)
                 self._outlet.counters.packets_retransmitted += 1
                 if len(self._repeated) > MAX_PLAIN_HISTORY:
                     del self._repeated[next(iter(self._repeated))]
+        return repeated
+
+    @property
+    def has_rtx(self) -> bool:
+        """Whether repeats go by a stream of their own, so that a second one is no duplicate."""
+        return self._profile is not None and self._profile.is_repairable
 
     def pad(self, size: int, now: float) -> int:
         """Send about so many bytes of what was sent already, on the rtx stream; return how many."""
         self._catch_up()
         layer, profile, sent = self.layer, self._profile, 0
-        if layer is None or profile is None or not profile.rtx:
+        if layer is None or profile is None or not profile.is_repairable:
             return 0
         newest = self._rewriter.newest_sequence()
         for _ in range(MAX_PADDING_PACKETS):

@@ -5,7 +5,7 @@ its own payload type, parameters and feedback; an m-line that nobody can use is 
 with port 0 and never takes the offer down with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sfu.media import sdp
@@ -167,15 +167,23 @@ def agree(
         raise ValueError("every m-line needs its own a=mid")
     if any(len(mid) > 16 or not mid.isascii() for mid in mids):
         raise ValueError("a=mid longer than 16 characters")
-    bundled = offer.bundled or mids[:1]
+    bundled = frozenset(offer.bundled or mids[:1])
+    # Codecs and what is allowed of them, by the id of the tuple, which is kept: most m-lines have the same.
+    allowed: dict[int, tuple[Sequence[Codec], tuple[Codec, ...]]] = {}
     return [
-        _section(media, index, policy, sendings, in_bundle=media.mid in bundled)
-        for index, media in enumerate(offer.media)
+        _section(media, index, policy, sendings, allowed, in_bundle=mid in bundled)
+        for index, (mid, media) in enumerate(zip(mids, offer.media, strict=True))
     ]
 
 
 def _section(
-    media: sdp.Media, index: int, policy: Policy, sendings: dict[str, Sending], *, in_bundle: bool
+    media: sdp.Media,
+    index: int,
+    policy: Policy,
+    sendings: dict[str, Sending],
+    allowed: dict[int, tuple[Sequence[Codec], tuple[Codec, ...]]],
+    *,
+    in_bundle: bool,
 ) -> Section:
     rejected = Section(index, media.mid, media.kind, rejected=True)
     if not in_bundle or (media.port == 0 and not media.has("bundle-only")):
@@ -184,7 +192,10 @@ def _section(
         return _data_section(media, index, policy) or rejected
     if media.kind not in ("audio", "video") or "RTP/SAVPF" not in media.protocol or not media.has("rtcp-mux"):
         return rejected
-    codecs = _allowed(sdp.codecs(media), policy)
+    offered = sdp.codecs(media)
+    if id(offered) not in allowed:
+        allowed[id(offered)] = offered, tuple(_allowed(offered, policy))
+    _, codecs = allowed[id(offered)]
     if not codecs:
         return rejected
     usable = policy.video or media.kind == "audio"
@@ -197,7 +208,7 @@ def _section(
         kind=media.kind,
         receives=receives,
         sends=sends,
-        codecs=tuple(codecs),
+        codecs=codecs,
         extensions={number: uri for number, uri in sdp.extensions(media).items() if uri in known},
         rids=tuple(sdp.send_rids(media)[:4]) if receives else (),
         ssrcs=tuple(sdp.ssrcs(media)[:16]),
@@ -222,7 +233,7 @@ def _data_section(media: sdp.Media, index: int, policy: Policy) -> Section | Non
     )
 
 
-def _allowed(offered: list[Codec], policy: Policy) -> list[Codec]:
+def _allowed(offered: Sequence[Codec], policy: Policy) -> list[Codec]:
     primary = {c.payload_type for c in offered if c.name in policy.codecs and c.name != RED}
     kept = []
     for codec in offered:
@@ -256,6 +267,8 @@ def answer(
         session.add("extmap-allow-mixed")
     session.add("msid-semantic", "WMS *")
     media = []
+    # The lines of codecs, by the id of their tuple.
+    written: dict[int, list[tuple[str, str]]] = {}
     for section, offered in zip(sections, offer.media, strict=True):
         line = sdp.Media(kind=offered.kind, port=0, protocol=offered.protocol, formats=list(offered.formats))
         line.lines = [("c", "IN IP4 0.0.0.0")]
@@ -265,7 +278,7 @@ def answer(
         else:
             line.port = 9
             _transport_lines(line, local, "active" if role == "client" else "passive")
-            _data_lines(line) if section.kind == "application" else _rtp_lines(line, section)
+            _data_lines(line) if section.kind == "application" else _rtp_lines(line, section, written)
         media.append(line)
     return sdp.Description(session, media)
 
@@ -295,7 +308,7 @@ def _data_lines(line: sdp.Media) -> None:
     line.add("max-message-size", str(MAX_DATA_MESSAGE_BYTES))
 
 
-def _rtp_lines(line: sdp.Media, section: Section) -> None:
+def _rtp_lines(line: sdp.Media, section: Section, written: dict[int, list[tuple[str, str]]]) -> None:
     line.formats = [str(codec.payload_type) for codec in section.codecs]
     line.add(section.direction)
     line.add("rtcp", "9 IN IP4 0.0.0.0")
@@ -304,20 +317,28 @@ def _rtp_lines(line: sdp.Media, section: Section) -> None:
         line.add("rtcp-rsize")
     for number, uri in section.extensions.items():
         line.add("extmap", f"{number} {uri}")
-    for codec in section.codecs:
-        channels = f"/{codec.channels}" if codec.channels > 1 else ""
-        line.add("rtpmap", f"{codec.payload_type} {codec.encoding}/{codec.clock_rate}{channels}")
-        for feedback in codec.feedback:
-            if feedback in _FEEDBACK:
-                line.add("rtcp-fb", f"{codec.payload_type} {feedback}")
-        if codec.fmtp:
-            line.add("fmtp", f"{codec.payload_type} {codec.fmtp}")
+    if id(section.codecs) not in written:
+        written[id(section.codecs)] = _codec_lines(section.codecs)
+    line.lines += written[id(section.codecs)]
     if section.rids:
         for rid in section.rids:
             line.add("rid", f"{rid} recv")
         line.add("simulcast", f"recv {';'.join(section.rids)}")
     if section.sending is not None:
         _sending_lines(line, section, section.sending)
+
+
+def _codec_lines(codecs: Sequence[Codec]) -> list[tuple[str, str]]:
+    lines = sdp.Lines()
+    for codec in codecs:
+        channels = f"/{codec.channels}" if codec.channels > 1 else ""
+        lines.add("rtpmap", f"{codec.payload_type} {codec.encoding}/{codec.clock_rate}{channels}")
+        for feedback in codec.feedback:
+            if feedback in _FEEDBACK:
+                lines.add("rtcp-fb", f"{codec.payload_type} {feedback}")
+        if codec.fmtp:
+            lines.add("fmtp", f"{codec.payload_type} {codec.fmtp}")
+    return lines.lines
 
 
 def _sending_lines(line: sdp.Media, section: Section, sending: Sending) -> None:

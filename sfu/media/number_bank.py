@@ -61,14 +61,21 @@ class NumberBank:
 
     def recall(self, place: int, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
         """Return when the packets from a number on were sent, and their sizes; 0 where that is forgotten."""
-        numbers = (np.arange(first, first + count) & _MASK) + place * SENT_KEPT
-        entries = self.sent[numbers].tolist()
+        numbers = np.arange(first, first + count)
+        entries = self.sent[(numbers & _MASK) + place * SENT_KEPT].tolist()
         oldest = int((now - _MAX_AGE_S) * 1e6) << _SIZE_BITS
         size_mask = (1 << _SIZE_BITS) - 1
-        sizes = [entry & size_mask if entry > oldest else 0 for entry in entries]
+        # Of a number that is too far behind the last one, or before it, another stands in its place.
+        behind = ((int(self.values[place]) - numbers) & 0xFFFF).tolist()
+        sizes = [
+            entry & size_mask if entry > oldest and back < SENT_KEPT else 0
+            for entry, back in zip(entries, behind, strict=True)
+        ]
         return [(entry >> _SIZE_BITS) * 1e-6 for entry in entries], sizes
 
     def recall_bytes(self, place: int, first: int, count: int) -> int:
         """Return the bytes of the packets from a number on."""
-        numbers = (np.arange(first, first + count) & _MASK) + place * SENT_KEPT
-        return int((self.sent[numbers] & ((1 << _SIZE_BITS) - 1)).sum())
+        numbers = np.arange(first, first + count)
+        known = ((int(self.values[place]) - numbers) & 0xFFFF) < SENT_KEPT
+        sizes = self.sent[(numbers & _MASK) + place * SENT_KEPT] & ((1 << _SIZE_BITS) - 1)
+        return int((sizes * known).sum())

@@ -33,6 +33,7 @@ from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.ports import MediaPorts, Path, UdpPath
 from sfu.media.rtp_session import Publication, RtpSession
 from sfu.media.srtp import Rows, SrtpContext
+from sfu.tasks import end
 
 log = structlog.get_logger()
 
@@ -243,7 +244,8 @@ class PeerConnection(RTCPeerConnection):
         assert remote is not None
         timeout = self._settings.connect_timeout_s
         try:
-            await asyncio.wait_for(self._validated.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._validated.wait()
             left = timeout - (clock.now() - self.started_at)
             await self._dtls.handshake(remote.our_role, list(remote.fingerprints), max(1.0, left))
             await self._start_data()
@@ -283,8 +285,7 @@ class PeerConnection(RTCPeerConnection):
         self.rtp.close()
         connecting, current = self._connecting, asyncio.current_task()
         if connecting is not None and connecting is not current and not connecting.done():
-            connecting.cancel()
-            await asyncio.wait([connecting])
+            await end(connecting)
         if self.is_closed:
             return
         self._set("ice", "closed")

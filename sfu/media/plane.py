@@ -18,9 +18,10 @@ from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
 from sfu.media.negotiation import Policy
 from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
 from sfu.media.quality import Quality
-from sfu.media.room import Member, Room
+from sfu.media.room import Member, Room, Watcher
 from sfu.media.rtp_session import Publication
 from sfu.media.subscriptions import Preference
+from sfu.tasks import end
 
 log = structlog.get_logger()
 
@@ -97,6 +98,8 @@ class MediaPlane:
         self.rooms: dict[str, Room] = {}
         # Peer id → its room and its membership.
         self._peers: dict[str, tuple[Room, Member]] = {}
+        # Room name → who watches it.
+        self._watchers: dict[str, list[Watcher]] = {}
         self._ticker: asyncio.Task[None] | None = None
         # Set while there is a peer: an idle server sleeps.
         self._busy = asyncio.Event()
@@ -114,8 +117,7 @@ class MediaPlane:
         if self._closing:
             await asyncio.wait(self._closing, timeout=5)
         if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.wait([self._ticker])
+            await end(self._ticker)
 
     @property
     def peers(self) -> int:
@@ -187,6 +189,8 @@ class MediaPlane:
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = Room(name, self._emit)
+            for watcher in self._watchers.get(name, []):
+                room.watch(watcher)
         room.add(member)
         self._peers[member.peer_id] = (room, member)
         self._busy.set()
@@ -224,6 +228,21 @@ class MediaPlane:
             raise NotFound("You publish no such track.", code="track_not_found")
         room.mute(member, track, muted)
 
+    def silence(self, peer_id: str, track_id: str, silenced: bool) -> None:
+        """Stop forwarding a track of a peer, or go on; the room is told that it is muted."""
+        room, member = self._known(peer_id)
+        track = member.tracks.get(track_id)
+        if track is None:
+            raise NotFound("There is no such track.", code="track_not_found")
+        room.silence(member, track, silenced)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return name and participants of every room."""
+        return [
+            {"name": room.name, "participants": [member.describe() for member in room.members.values()]}
+            for room in self.rooms.values()
+        ]
+
     def prefer(self, peer_id: str, preference: Preference, *, mid: str | None, track_id: str | None) -> None:
         """Take what a peer needs of a slot (`mid`) or of a track."""
         room, member = self._known(peer_id)
@@ -256,6 +275,25 @@ class MediaPlane:
         if known is None:
             raise NotFound("You have no media connection; send media.offer first.", code="no_media")
         return known
+
+    # Who sees a room from outside
+
+    def watch(self, name: str, watcher: Watcher) -> None:
+        """Let somebody see a room, now or when it comes to be."""
+        self._watchers.setdefault(name, []).append(watcher)
+        if name in self.rooms:
+            self.rooms[name].watch(watcher)
+
+    def unwatch(self, name: str, watcher: Watcher) -> None:
+        """Let it see the room no more; it may do so no longer already."""
+        watchers = self._watchers.get(name, [])
+        if watcher in watchers:
+            watchers.remove(watcher)
+        if not watchers:
+            self._watchers.pop(name, None)
+        room = self.rooms.get(name)
+        if room is not None and watcher in room.watchers:
+            room.watchers.remove(watcher)
 
     # What connections do
 
@@ -333,7 +371,7 @@ class MediaPlane:
             log.warning("loop_stalled", late_ms=round(late * 1000))
 
     async def _tick(self) -> None:
-        look_at = listen_at = turn_at = 0.0
+        listen_at = turn_at = 0.0
         while True:
             await self._busy.wait()
             slept_at = clock.now()
@@ -342,13 +380,15 @@ class MediaPlane:
             if now >= turn_at:
                 turn_at, self._stalls = now + STALL_WINDOW_S, (0.0, self._stalls[0])
             self._note_stall(now - slept_at - TICK_S)
+            self._settings.ports.udp.take_aside()
             for room, member in list(self._peers.values()):
                 connection = member.connection
                 try:
                     if connection.rtp.due <= now:
                         connection.rtp.handle_timer(now)
                         room.tell_hints(member, now, look=False)
-                    if now >= look_at:
+                    if now >= member.look_at:
+                        member.look_at = now + LIVENESS_S
                         room.tell_hints(member, now, look=True)
                         connection.check_liveness(now)
                         room.tell_layers(member)
@@ -357,8 +397,6 @@ class MediaPlane:
                     # One peer's trouble is not the others': it goes, and it is told.
                     log.exception("peer_timer_failed", peer_id=member.peer_id)
                     self._drop(member.peer_id, "internal_error")
-            if now >= look_at:
-                look_at = now + LIVENESS_S
             if now >= listen_at:
                 listen_at = now + SPEAKERS_S
                 self._tell_speakers(now)

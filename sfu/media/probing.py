@@ -14,8 +14,9 @@ PROBE_S, SETTLE_S = 0.5, 0.25
 # Between two probes; doubled by each failure. The longest is what a link that got better waits.
 MIN_INTERVAL_S, MAX_INTERVAL_S = 1.0, 5.0
 
-# A probe goes at most so far above the estimate; what is wanted is reached in steps.
-_STEP = 3.0
+# A probe goes at most so far above the estimate; what is wanted is reached in steps. After the link was
+# found full they begin small, because what is too much stands in its queue before anybody notices.
+_STEP, _FIRST_STEP = 3.0, 1.1
 
 # What the goal is exceeded by, so that an estimate of 95 % of it suffices.
 _ABOVE = 1.15
@@ -24,13 +25,14 @@ _ABOVE = 1.15
 class Prober:
     """The probes of one receiver."""
 
-    __slots__ = ("_at", "_began_at", "_interval", "_next_at", "target_bps")
+    __slots__ = ("_at", "_began_at", "_interval", "_next_at", "_step", "target_bps")
 
     def __init__(self) -> None:
         # What the probe that runs sends, all in all; 0 while there is none.
         self.target_bps = 0.0
         self._began_at = self._at = 0.0
         self._interval, self._next_at = MIN_INTERVAL_S, float("-inf")
+        self._step = _STEP
 
     @property
     def is_running(self) -> bool:
@@ -40,7 +42,7 @@ class Prober:
         """Begin a probe if one is due and of use; True: it runs now."""
         if self.is_running or now < self._next_at or wanted_bps <= estimate_bps:
             return False
-        self.target_bps = min(wanted_bps, estimate_bps * _STEP) * _ABOVE
+        self.target_bps = min(wanted_bps, estimate_bps * self._step) * _ABOVE
         self._began_at = self._at = now
         return True
 
@@ -60,6 +62,7 @@ class Prober:
         reached = estimate_bps * _ABOVE >= self.target_bps
         if is_clear and not reached and now - self._began_at < PROBE_S + SETTLE_S:
             return False
+        self._step = min(_STEP, self._step * 2) if reached else _FIRST_STEP
         self._interval = MIN_INTERVAL_S if reached else min(MAX_INTERVAL_S, self._interval * 2)
         # After a success the next step may follow as soon as this one's layer is there.
         self._next_at = now + (self._interval if not reached else MIN_INTERVAL_S / 2)
@@ -68,4 +71,4 @@ class Prober:
 
     def put_off(self, now: float) -> None:
         """Wait at least the interval from now on: the link was found full."""
-        self._next_at = max(self._next_at, now + self._interval)
+        self._next_at, self._step = max(self._next_at, now + self._interval), _FIRST_STEP

@@ -72,9 +72,9 @@ class Profile:
         self.transport_cc = theirs.get(TRANSPORT_CC_URI, 0) if self.is_video else 0
         self.abs_send_time = theirs.get(ABS_SEND_TIME_URI, 0)
         # What we ask ourselves of the receiver's buffer; it replaces what the publisher asks.
-        delay_id = theirs.get(PLAYOUT_DELAY_URI, 0) if playout_delay_s and self.is_video else 0
+        delay_id = theirs.get(PLAYOUT_DELAY_URI, 0) if playout_delay_s is not None and self.is_video else 0
         self._delay: list[tuple[int, bytes]] = []
-        if delay_id and playout_delay_s:
+        if delay_id and playout_delay_s is not None:
             least = min(0xFFF, round(playout_delay_s * 100))
             self._delay = [(delay_id, (least << 12 | max(least, _MAX_DELAY)).to_bytes(3, "big"))]
             self.extensions = {n: ours for n, ours in self.extensions.items() if ours != delay_id}

@@ -5,11 +5,12 @@ Owned by the loop's thread; no method awaits, so nothing happens in between.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aiortc import RTCDataChannel
 
 from sfu import clock
+from sfu.errors import NotAllowed
 from sfu.media.audio_level import in_steps
 from sfu.media.negotiation import Section
 from sfu.media.peer_connection import PeerConnection
@@ -46,6 +47,8 @@ class Member:
     connection: PeerConnection
     # False while the call rings: connected, perhaps, but neither heard nor hearing.
     admitted: bool = False
+    # When its liveness, layers and quality are looked at next: each at its own time, not all at once.
+    look_at: float = 0.0
     # Mid → id of the track in that slot.
     bound: dict[str, str] = field(default_factory=dict)
     # Number of the turn in which it was heard last; 0 before.
@@ -88,12 +91,23 @@ def describe_track(track: Track) -> dict[str, Any]:
     }
 
 
+class Watcher(Protocol):
+    """Somebody who sees a room from outside: a recorder."""
+
+    def published(self, tracks: dict[str, tuple[Member, Track]]) -> None:
+        """Take note of every track that may be seen now, by its id."""
+
+    def told(self, type_: str, data: dict[str, Any]) -> None:
+        """Take note of what the members were told."""
+
+
 class Room:
     """Members, their tracks and their slots."""
 
     def __init__(self, name: str, emit: Emit) -> None:
         self.name = name
         self._emit = emit
+        self.watchers: list[Watcher] = []
         self.members: dict[str, Member] = {}
         # Who was heard when this was told last, with levels in steps.
         self._speakers: list[dict[str, Any]] = []
@@ -155,6 +169,16 @@ class Room:
         """Put tracks into everybody's slots anew; who sees a change is told."""
         self._is_crowded = False
         self._bind(list(self.members.values()))
+        for watcher in self.watchers:
+            watcher.published(self._published())
+
+    def watch(self, watcher: Watcher) -> None:
+        """Let somebody see who is there, and what is published from now on."""
+        self.watchers.append(watcher)
+        for member in self.members.values():
+            if member.admitted and not member.hidden:
+                watcher.told("media.participant_joined", {"participant": member.describe()})
+        watcher.published(self._published())
 
     def _bind_after(self, member: Member, published: bool) -> None:
         """Bind after a change of one member: everybody sees what it publishes, itself what it takes."""
@@ -324,14 +348,31 @@ class Room:
         if speakers == self._speakers:
             return
         self._speakers = speakers
+        for watcher in self.watchers:
+            watcher.told("media.speakers", {"speakers": speakers})
         for member in list(self.members.values()):
             if member.admitted:
                 self._emit(member.peer_id, "media.speakers", {"speakers": speakers})
 
     # What members say
 
+    def silence(self, member: Member, track: Track, silenced: bool) -> None:
+        """Somebody who looks after the room mutes a track, or lets it be heard again."""
+        track.is_silenced = False
+        self.mute(member, track, silenced)
+        track.is_silenced = silenced
+        data = {"participant_id": member.peer_id, "track_id": track.id, "muted": silenced, "by_host": True}
+        self._emit(member.peer_id, "media.track_muted", data)
+
     def mute(self, member: Member, track: Track, muted: bool) -> None:
-        """Tell everybody that a track is muted or not."""
+        """Tell everybody that a track is muted or not.
+
+        Raises:
+            NotAllowed: it was silenced by somebody else.
+
+        """
+        if track.is_silenced and not muted:
+            raise NotAllowed("This track was muted by the host.", code="muted_by_host")
         if track.muted == muted:
             return
         track.muted = muted
@@ -354,6 +395,8 @@ class Room:
         ]
 
     def _tell_others(self, member: Member, type_: str, data: dict[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.told(type_, data)
         for other in list(self.members.values()):
             if other is not member and other.admitted:
                 self._emit(other.peer_id, type_, data)

@@ -174,10 +174,10 @@ class RtpSession:
         if is_repair:
             counters.packets_recovered += 1
         self._watch_loss(layer, packet, now)
-        if self.admitted:
+        if self.admitted and not layer.track.is_silenced:
             layer.track.fan_out.forward(layer, packet, now)
         else:
-            counters.drop("not_admitted")
+            counters.drop("silenced" if self.admitted else "not_admitted")
 
     def _note_extensions(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         """Take note of the transport-wide number and of the audio level."""

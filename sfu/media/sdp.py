@@ -4,8 +4,10 @@ A description is kept as its lines; what is asked of it is read from them. So a 
 nobody here knows still stands where it stood.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 
 from sfu.media.codecs import Codec, parameters
 
@@ -21,23 +23,34 @@ class Lines:
     """Lines of one level of a description, each `type=value`."""
 
     lines: list[tuple[str, str]] = field(default_factory=list)
+    # The attributes of the first so many lines, by name.
+    _found: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _looked_at: int = field(default=0, init=False, repr=False, compare=False)
 
-    def values(self, name: str) -> Iterator[str]:
-        """Yield the values of every `a=name` or `a=name:value` line."""
-        prefix = name + ":"
-        for kind, value in self.lines:
-            if kind == "a":
-                if value == name:
-                    yield ""
-                elif value.startswith(prefix):
-                    yield value[len(prefix) :]
+    def _attributes(self) -> dict[str, list[str]]:
+        if self._looked_at < len(self.lines):
+            found = self._found
+            for kind, value in self.lines[self._looked_at :]:
+                if kind == "a":
+                    name, _, rest = value.partition(":")
+                    if name in found:
+                        found[name].append(rest)
+                    else:
+                        found[name] = [rest]
+            self._looked_at = len(self.lines)
+        return self._found
+
+    def values(self, name: str) -> Sequence[str]:
+        """Return the values of every `a=name` or `a=name:value` line."""
+        return self._attributes().get(name, ())
 
     def value(self, name: str) -> str | None:
         """Return the first value of an attribute, or None."""
-        return next(self.values(name), None)
+        values = self.values(name)
+        return values[0] if values else None
 
     def has(self, name: str) -> bool:
-        return self.value(name) is not None
+        return bool(self.values(name))
 
     def add(self, name: str, value: str | None = None) -> None:
         """Add an attribute line."""
@@ -45,6 +58,9 @@ class Lines:
 
     def __str__(self) -> str:
         return "".join(f"{kind}={value}\r\n" for kind, value in self.lines)
+
+
+_DIRECTIONS = frozenset({"sendrecv", "sendonly", "recvonly", "inactive"})
 
 
 @dataclass(slots=True)
@@ -62,11 +78,8 @@ class Media(Lines):
 
     @property
     def direction(self) -> str:
-        """`sendrecv` unless said otherwise (RFC 8866 section 6.7)."""
-        for kind, value in self.lines:
-            if kind == "a" and value in ("sendrecv", "sendonly", "recvonly", "inactive"):
-                return value
-        return "sendrecv"
+        """`sendrecv` unless said otherwise (RFC 8866 section 6.7); the first that is said holds."""
+        return next((name for name in self._attributes() if name in _DIRECTIONS), "sendrecv")
 
     def __str__(self) -> str:
         return f"m={self.kind} {self.port} {self.protocol} {' '.join(self.formats)}\r\n" + Lines.__str__(self)
@@ -139,12 +152,29 @@ def _media(value: str, number: int) -> Media:
 _STATIC = {0: "PCMU/8000", 8: "PCMA/8000", 9: "G722/8000", 13: "CN/8000"}
 
 
-def codecs(media: Media) -> list[Codec]:
-    """Return the codecs of an m-line in the order of its formats; unreadable ones are left out."""
-    fmtps, feedback = _by_payload(media, "fmtp"), _feedback(media)
-    rtpmaps = _STATIC | {number: values[0] for number, values in _by_payload(media, "rtpmap").items()}
+# Of so many m-lines with so many characters about their codecs it is remembered what they are: those of one
+# browser are all the same, and each has a hundred lines.
+_REMEMBERED, _REMEMBERED_CHARACTERS = 64, 20_000
+
+
+def codecs(media: Media) -> tuple[Codec, ...]:
+    """Return the codecs of an m-line in the order of its formats; unreadable ones are left out.
+
+    The same lines give the same tuple.
+    """
+    told = (media.formats, media.values("rtpmap"), media.values("fmtp"), media.values("rtcp-fb"))
+    read = _codecs if sum(map(len, chain(*told))) <= _REMEMBERED_CHARACTERS else _codecs.__wrapped__
+    return read(*map(tuple, told))
+
+
+@lru_cache(_REMEMBERED)
+def _codecs(
+    formats: tuple[str, ...], rtpmap_: tuple[str, ...], fmtp_: tuple[str, ...], rtcp_fb: tuple[str, ...]
+) -> tuple[Codec, ...]:
+    fmtps, feedback = _by_payload(fmtp_), _feedback(formats, rtcp_fb)
+    rtpmaps = _STATIC | {number: values[0] for number, values in _by_payload(rtpmap_).items()}
     found = []
-    for word in media.formats[:MAX_CODECS]:
+    for word in formats[:MAX_CODECS]:
         payload_type = _number(word, 127)
         rtpmap = rtpmaps.get(payload_type) if payload_type is not None else None
         if payload_type is None or rtpmap is None:
@@ -169,12 +199,12 @@ def codecs(media: Media) -> list[Codec]:
                 parameters=values_,
             )
         )
-    return found
+    return tuple(found)
 
 
-def _by_payload(media: Media, name: str) -> dict[int, list[str]]:
+def _by_payload(lines: Sequence[str]) -> dict[int, list[str]]:
     found: dict[int, list[str]] = {}
-    for value in media.values(name):
+    for value in lines:
         word, _, rest = value.partition(" ")
         number = _number(word, 127)
         if number is not None:
@@ -182,11 +212,11 @@ def _by_payload(media: Media, name: str) -> dict[int, list[str]]:
     return found
 
 
-def _feedback(media: Media) -> dict[int, list[str]]:
-    found = {number: list(values) for number, values in _by_payload(media, "rtcp-fb").items()}
-    for value in media.values("rtcp-fb"):
+def _feedback(formats: Sequence[str], lines: Sequence[str]) -> dict[int, list[str]]:
+    found = _by_payload(lines)
+    for value in lines:
         if value.startswith("* "):
-            for word in media.formats:
+            for word in formats:
                 number = _number(word, 127)
                 if number is not None:
                     found.setdefault(number, []).append(value[2:].strip())

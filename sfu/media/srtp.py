@@ -5,7 +5,6 @@ of a session. `tests/unit/media/test_srtp.py` fails when they move.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,25 +85,23 @@ class SrtpContext:
         )
 
 
-# What libsrtp wants to know of one row: session, first byte, length.
-Cipher = tuple[Any, Any, Any]
+class Ciphers:
+    """What libsrtp wants to know of the rows of an audience: sessions, first bytes, lengths."""
 
+    __slots__ = ("_handles", "_lengths", "_pointers")
 
-def ciphers(contexts: Sequence[SrtpContext], rows: Rows) -> list[Cipher]:
-    """Return what `protect_all` needs to encrypt the first rows, one for each context."""
-    if len(contexts) > rows.count:
-        raise ValueError("more receivers than rows")
-    return [
-        (context._handle, pointer, length)
-        for context, pointer, length in zip(contexts, rows._pointers, rows._length_pointers, strict=False)
-    ]
+    def __init__(self, contexts: Sequence[SrtpContext], rows: Rows) -> None:
+        if len(contexts) > rows.count:
+            raise ValueError("more receivers than rows")
+        self._handles = [context._handle for context in contexts]
+        self._pointers, self._lengths = rows._pointers, rows._length_pointers
 
-
-def protect_all(prepared: list[Cipher]) -> int:
-    """Encrypt rows in place; return how many libsrtp refused: those have no length afterwards."""
-    protect, refused = _protect, 0
-    for handle, pointer, length in prepared:
-        if protect(handle, pointer, length):
-            length[0] = 0
-            refused += 1
-    return refused
+    def protect_all(self) -> int:
+        """Encrypt rows in place; return how many libsrtp refused: those have no length afterwards."""
+        codes = list(map(_protect, self._handles, self._pointers, self._lengths))
+        if not any(codes):
+            return 0
+        for code, length in zip(codes, self._lengths, strict=False):
+            if code:
+                length[0] = 0
+        return len(codes) - codes.count(0)

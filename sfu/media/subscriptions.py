@@ -4,6 +4,7 @@ Feedback goes in at the top (`receive_feedback`, reports, NACKs), becomes an est
 an allocation, then a wish of each leg; a probe asks the link for more when that would help.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,13 +38,23 @@ _LOSS_BORNE, _LOSS_FORGOTTEN_S = 0.01, 15.0
 _DELAY_S, _MAX_DELAY_S = 0.1, 0.5
 
 # On a calm link feedback is looked at so often; one that was full lately is watched closely for longer.
-_CALM_FEEDBACK_S, _WATCHED_S = 0.2, 20.0
+# Something that is missing ends the calm for a while: the link may have become narrow.
+_CALM_FEEDBACK_S, _WATCHED_S, _ALARMED_S = 0.3, 20.0, 2.0
 
 # Lips and voice are brought together by the first reports; later ones follow the drift of clocks.
 _EARLY_REPORTS, _REPORT_S = 5, 2.5
 
-# Behind a longer queue nothing is sent again: it would come too late.
-_NO_REPEATS_QUEUE_S = 0.2
+# Where nothing fits nothing flows, and nothing is learned of the link: the first layer is tried again after
+# so long, and each time after twice as long.
+_DARK_S, _MAX_DARK_S = 4.0, 32.0
+
+# Behind a longer queue nothing is sent again: it would come too late. But what a layer began with so long
+# ago is: without it nothing is seen.
+_NO_REPEATS_QUEUE_S, _BEGINNING_S = 0.2, 2.0
+
+# A link that is full of a layer that it cannot carry is left alone for this share of its queue, and so long
+# at most: the keyframe of the next layer would be lost where there is no room, and comes no earlier.
+_DRAIN_SHARE, _MAX_DRAIN_S = 0.8, 0.3
 
 # The receiver's clock of arrival in feedback: 24 bits of 64 ms.
 _ARRIVAL_WRAP_S = 2**24 * 0.064
@@ -105,9 +116,17 @@ class Subscriptions:
         self._arrival_wraps = 0.0
         self._feedback_budget, self._feedback_at = float(MAX_FEEDBACK_PER_S), 0.0
         self._decided_bps = 0.0
+        # Until when no feedback is passed over, because something was missing.
+        self._alarmed_until = float("-inf")
         # What the next better allocation would take.
         self._wanted_bps = 0.0
         self._is_stale = False
+        # What was repeated once, on a lossy link, and goes out a second time.
+        self._second_repeats: list[tuple[Leg, list[int]]] = []
+        # Until when a full link is left alone.
+        self._draining_until = float("-inf")
+        # When a link on which nothing fits is tried again, and after how long.
+        self._dark_until, self._dark_s = float("inf"), _DARK_S
         # When sender reports go out next, and how many did.
         self._report_at, self._reports = 0.0, 0
 
@@ -178,7 +197,10 @@ class Subscriptions:
 
     def allocate(self, now: float) -> None:
         """Choose the layer of every video leg."""
-        self._is_stale = False
+        self._is_stale = now < self._draining_until
+        if self._is_stale:
+            self._wake(self._draining_until)
+            return
         self._decided_bps = self.limit_bps
         wishes = [self._wish(leg, now) for leg in self.legs.values() if leg.kind == "video" and leg.track]
         if not wishes:
@@ -190,9 +212,19 @@ class Subscriptions:
         is_full = self._has_feedback and self.bandwidth.queue_s > QUEUE_HIGH_S
         for mid, rid in choice.layers.items():
             leg = self.legs[mid]
-            is_urgent = is_full and leg.layer is not None and leg.layer.nominal_bps > self._decided_bps
-            leg.allot(rid, now, is_limited=mid in choice.limited, is_urgent=is_urgent)
+            shown = leg.layer
+            if is_full and shown is not None and rid != shown.rid and shown.nominal_bps > self._decided_bps:
+                leg.stop()
+                self._drain(now)
+            else:
+                leg.allot(rid, now, is_limited=mid in choice.limited)
         self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
+
+    def _drain(self, now: float) -> None:
+        """Choose again when there is room on a link that was full."""
+        self._draining_until = now + min(_MAX_DRAIN_S, _DRAIN_SHARE * self.bandwidth.queue_s)
+        self._is_stale = True
+        self._wake(self._draining_until)
 
     def _wish(self, leg: Leg, now: float) -> Wish:
         assert leg.track is not None
@@ -222,11 +254,18 @@ class Subscriptions:
         leg = self._by_ssrc.get(packet.media_ssrc)
         if leg is None or leg.sending.ssrc != packet.media_ssrc:
             return
-        if self.bandwidth.queue_s > _NO_REPEATS_QUEUE_S:
+        self._alarmed_until = now + _ALARMED_S
+        if self.bandwidth.queue_s > _NO_REPEATS_QUEUE_S and now - leg.taken_up_at > _BEGINNING_S:
             # What is missing waits in the queue, or fell out of it; more would make it longer.
             self._outlet.counters.drop("repeat_into_queue", len(packet.lost))
         else:
-            leg.repeat(packet.lost, now)
+            repeated = leg.repeat(packet.lost, now)
+            # Where loss is usual a repeat is lost as well, and a third would come too late. The second
+            # goes at the next tick, because losses come in bursts.
+            is_lossy = bool(leg.playout_delay_s) and self.bandwidth.queue_s <= QUEUE_LOW_S
+            if repeated and is_lossy and leg.has_rtx:
+                self._second_repeats.append((leg, repeated))
+                self._wake(now)
 
     def receive_keyframe_request(self, packet: rtcp.KeyframeRequest, now: float) -> None:
         """Pass a PLI or FIR on."""
@@ -250,10 +289,13 @@ class Subscriptions:
             self._lossy_at = now
             trip = leg.round_trip_s or self.bandwidth.round_trip_s or 0.1
             delay = min(_MAX_DELAY_S, _DELAY_S + 2 * trip)
-            if delay > leg.playout_delay_s * 1.5 or not leg.playout_delay_s:
+            if not leg.playout_delay_s or delay > leg.playout_delay_s * 1.5:
                 leg.delay_playout(delay)
-        elif leg.playout_delay_s and now - self._lossy_at > _LOSS_FORGOTTEN_S:
-            leg.delay_playout(0.0)
+        elif leg.playout_delay_s is not None and now - self._lossy_at > _LOSS_FORGOTTEN_S:
+            # Asked for nothing it would keep what it was asked for: first it is told to wait no more.
+            is_told = not leg.playout_delay_s and now - self._lossy_at > 2 * _LOSS_FORGOTTEN_S
+            if is_told or leg.playout_delay_s:
+                leg.delay_playout(None if is_told else 0.0)
 
     def receive_remb(self, packet: rtcp.Remb) -> None:
         """Take what the receiver believes its link can take."""
@@ -269,6 +311,7 @@ class Subscriptions:
         """
         return (
             now - self._feedback_at >= _CALM_FEEDBACK_S
+            or now < self._alarmed_until
             or self._prober.is_running
             or self._wanted_bps > self.bandwidth.estimate_bps
             or now - self.bandwidth.congested_at < _WATCHED_S
@@ -279,12 +322,12 @@ class Subscriptions:
     def receive_feedback(self, body: bytes, now: float) -> None:
         """Take a transport-wide feedback; one that is broken or too much is counted and gone."""
         self._feedback_budget += (now - self._feedback_at) * MAX_FEEDBACK_PER_S
-        self._feedback_budget = min(self._feedback_budget, MAX_FEEDBACK_PER_S) - 1
+        self._feedback_budget = min(self._feedback_budget, MAX_FEEDBACK_PER_S)
         self._feedback_at = now
-        if self._feedback_budget < 0:
-            self._feedback_budget = 0
+        if self._feedback_budget < 1:
             self._outlet.counters.drop("feedback_flood")
             return
+        self._feedback_budget -= 1
         try:
             first, arrived = parse_feedback(body)
         except ValueError:
@@ -326,8 +369,8 @@ class Subscriptions:
             bandwidth.end_probe()
         if now - bandwidth.congested_at < _CALM_S:
             prober.put_off(now)
-        moved = abs(bandwidth.estimate_bps - self._decided_bps)
-        if moved > self._decided_bps * _NOTABLE:
+        # What was decided when nobody knew of a limit is infinite: anything is notable then.
+        if not math.isclose(bandwidth.estimate_bps, self._decided_bps, rel_tol=_NOTABLE):
             self.allocate(now)
         if (
             self._wanted_bps > bandwidth.estimate_bps
@@ -341,6 +384,9 @@ class Subscriptions:
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: a new choice of layers, the padding of a probe."""
+        second, self._second_repeats = self._second_repeats, []
+        for leg, sequences in second:
+            leg.repeat(sequences, now, is_second=True)
         if self._is_stale:
             self.allocate(now)
         prober = self._prober
@@ -367,19 +413,50 @@ class Subscriptions:
 
     def report(self, now: float) -> None:
         """Send sender reports, and look at the layers; called once a second."""
-        is_due = now >= self._report_at
-        if is_due:
-            self._reports += 1
-            self._report_at = now + (_REPORT_S if self._reports > _EARLY_REPORTS else 0.0)
+        is_due, is_sent = now >= self._report_at, False
         for leg in self.legs.values():
             leg.measure(now)
             report = leg.sender_report(now) if is_due else b""
             if report:
+                is_sent = True
                 self._outlet.send_rtcp(report)
+        if is_sent:
+            self._reports += 1
+            self._report_at = now + (_REPORT_S if self._reports > _EARLY_REPORTS else 0.0)
         if 0 <= self._silent_reports < _SILENT_REPORTS and self._media_bps > 0:
             self._silent_reports += 1
             self._has_feedback = self._has_feedback and self._silent_reports < _SILENT_REPORTS
-        self.allocate(now)
+        if not self._is_settled:
+            self.allocate(now)
+        self._try_again(now)
+
+    def _try_again(self, now: float) -> None:
+        """Let the first layer flow again on a link on which nothing fitted for a while."""
+        if any(leg.layer or leg.target for leg in self.legs.values() if leg.kind == "video"):
+            self._dark_until = float("inf")
+            if now - self.bandwidth.congested_at > _WATCHED_S:
+                self._dark_s = _DARK_S
+        elif not (self._has_feedback and self._wanted_bps):
+            self._dark_until = float("inf")
+        elif self._dark_until == float("inf"):
+            self._dark_until = now + self._dark_s
+        elif now >= self._dark_until:
+            self._dark_until, self._dark_s = float("inf"), min(2 * self._dark_s, _MAX_DARK_S)
+            self.bandwidth.limit(self._wanted_bps)
+            self.allocate(now)
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether there is nothing to choose: one layer a track, and all of them shown."""
+        legs = (leg for leg in self.legs.values() if leg.kind == "video" and leg.track is not None)
+        is_known = not self._has_feedback or math.isfinite(self._decided_bps)
+        return (
+            is_known
+            and not (self._is_stale or self._wanted_bps)
+            and all(
+                leg.track is not None and len(leg.track.layers) == 1 and leg.layer is not None for leg in legs
+            )
+        )
 
     def quality(self) -> Quality | None:
         """Return how well this peer receives; None if it receives nothing."""

@@ -127,7 +127,8 @@ class TcpPort:
             for path in list(self._connections):
                 path.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._server.wait_closed(), 2)
+                async with asyncio.timeout(2):
+                    await self._server.wait_closed()
 
 
 class _Refusal(asyncio.Protocol):

@@ -1,6 +1,7 @@
 """What somebody publishes: a track, and its encodings (layers)."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from sfu.media.audio_level import AudioLevel
@@ -108,6 +109,14 @@ class Layer:
             self.width, self.height = size
 
 
+def by_quality(layers: Iterable[Layer]) -> list[Layer]:
+    """Return layers from the smallest picture to the largest; by their cost where sizes are not known."""
+    found = list(layers)
+    if all(layer.height for layer in found):
+        return sorted(found, key=lambda layer: (layer.width * layer.height, layer.nominal_bps))
+    return sorted(found, key=lambda layer: layer.nominal_bps)
+
+
 class Track:
     """A published track; its layers come into being with their first packets."""
 
@@ -134,6 +143,8 @@ class Track:
         self.codecs: dict[int, Codec] = {}
         self.extensions: dict[int, str] = {}
         self.layers: dict[str, Layer] = {}
+        # Somebody who looks after the room keeps it from being heard or seen.
+        self.is_silenced = False
         # Set when its publisher is to be told at once which encodings are wanted.
         self.is_hint_due = False
         self._attended_at = float("-inf")
@@ -173,7 +184,12 @@ class Track:
         for rank, layer in enumerate(there):
             if not layer.nominal_bps and len(self.layers) > 1:
                 layer.nominal_bps = _GUESSED_BPS[min(rank, len(_GUESSED_BPS) - 1)]
-        return sorted(there, key=lambda layer: layer.nominal_bps) or list(self.layers.values())[:1]
+        found = by_quality(there)
+        for below, above in itertools.pairwise(found):
+            # One that went to sleep while its encoder began was not seen at what it costs.
+            if above.is_asleep:
+                above.nominal_bps = max(above.nominal_bps, below.nominal_bps * _CLEARLY_MORE)
+        return found or list(self.layers.values())[:1]
 
     def layer_for(self, rid: str, shown: Layer | None, now: float) -> Layer | None:
         """Return the layer of a rid, or what stands in for it until it is there."""
@@ -189,10 +205,10 @@ class Track:
         if shown is not None and shown.is_alive(now):
             return shown
         alive = [layer for layer in self.layers.values() if layer.is_alive(now)]
-        below = [layer for layer in alive if layer.nominal_bps <= wanted.nominal_bps]
-        if below:
-            return max(below, key=lambda layer: layer.nominal_bps)
-        return min(alive, key=lambda layer: layer.nominal_bps, default=wanted)
+        ranked = by_quality({*alive, wanted})
+        at = ranked.index(wanted)
+        below, above = ranked[:at], ranked[at + 1 :]
+        return below[-1] if below else next(iter(above), wanted)
 
     def take_hint(self, now: float) -> list[str] | None:
         """Return the rids that its publisher should send, if that is not what it was told last.
@@ -204,7 +220,7 @@ class Track:
             for layer in (leg.layer, leg.target):
                 if layer is not None:
                     layer.used_at = now
-        lowest = min(self.layers.values(), key=lambda layer: layer.nominal_bps, default=None)
+        lowest = next(iter(by_quality(self.layers.values())), None)
         changed, self.is_hint_due = self.is_hint_due, False
         for layer in self.layers.values():
             idle = now - layer.used_at if layer is not lowest else now - self._attended_at - ABANDONED_S
@@ -221,7 +237,8 @@ class Track:
 
     def layer_awoke(self, layer: Layer, now: float) -> None:
         """A layer comes again after a silence: whoever wants it takes it."""
-        layer.last_packet_at, layer.is_asleep = now, False
+        # Whoever wants it has as long to take it as when it came first.
+        layer.last_packet_at, layer.used_at, layer.is_asleep = now, now, False
         layer.begin_again(now)
         for leg in self.fan_out.legs:
             leg.layers_changed(now)

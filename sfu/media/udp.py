@@ -4,6 +4,7 @@ Where the kernel has neither call (macOS), the same rows travel one at a time.
 """
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import socket
@@ -27,8 +28,29 @@ OUTGOING_ROWS = 256
 # Half a second of 64 Mbit/s; the kernel caps it at net.core.rmem_max and wmem_max.
 SOCKET_BUFFER_BYTES = 4 << 20
 
+# Feedback waits in a socket of its own: so many are taken after the media, so often, and all at each
+# tick. Its buffer is small: what waits longer than a few ticks is of no use.
+ASIDE_MOST, ASIDE_EVERY_S = 16, 0.004
+ASIDE_BUFFER_BYTES = 512 << 10
+
 # As a plain number: the flags of the socket module are enumerations, and slow.
 _TRUNCATED = int(socket.MSG_TRUNC)
+
+# Of Linux (asm-generic/socket.h): choose by a program among the sockets of one port.
+_SO_ATTACH_REUSEPORT_CBPF = 51
+
+# The program: 1, the second socket, for RTCP whose first packet is transport-wide feedback (packet type
+# 205, format 15); else 0. Each step is (code, jump if true, jump if false, number), linux/filter.h.
+_LOAD_BYTE, _AND, _JUMP_IF_EQUAL, _RETURN = 0x30, 0x54, 0x15, 0x06
+_CHOICE = (
+    (_LOAD_BYTE, 0, 0, 1),
+    (_JUMP_IF_EQUAL, 0, 4, 205),
+    (_LOAD_BYTE, 0, 0, 0),
+    (_AND, 0, 0, 0xDF),  # whether it is padded makes no difference
+    (_JUMP_IF_EQUAL, 0, 1, 0x8F),
+    (_RETURN, 0, 0, 1),
+    (_RETURN, 0, 0, 0),
+)
 
 _V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 
@@ -38,6 +60,33 @@ class DatagramReceiver(Protocol):
 
     def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
         """Take the datagram in a row of `UdpPort.incoming`."""
+
+
+def _open_aside(first: socket.socket) -> socket.socket | None:
+    """Return a second socket on the port of a bound one, to which the kernel sends the feedback.
+
+    Feedback is most of what a large audience sends, and none of it is urgent: from its own socket it
+    wakes nobody, and is read in batches. None where the kernel knows no such thing; then all comes by
+    the first. Nobody else can bind the port: the first was bound alone.
+    """
+    second = socket.socket(first.family, socket.SOCK_DGRAM)
+    try:
+        second.setblocking(False)
+        second.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ASIDE_BUFFER_BYTES)
+        if first.family == socket.AF_INET6:
+            second.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        for each in (first, second):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        second.bind(first.getsockname())
+        program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in _CHOICE))
+        choice = struct.pack("HP", len(_CHOICE), ctypes.addressof(program))
+        second.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, choice)
+    except (AttributeError, OSError):
+        second.close()
+        with contextlib.suppress(AttributeError, OSError):
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        return None
+    return second
 
 
 class UdpPort:
@@ -82,6 +131,8 @@ class UdpPort:
         self._batched = batched and hasattr(libc, "recvmmsg") and hasattr(libc, "sendmmsg")
         if self._batched:
             self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
+        self._aside = _open_aside(self._socket) if self._batched else None
+        self._aside_at = 0.0
 
     def start(self, receiver: DatagramReceiver) -> None:
         """Hand what arrives to a receiver, from now on."""
@@ -93,6 +144,8 @@ class UdpPort:
         if self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._loop = None
+        if self._aside is not None:
+            self._aside.close()
         self._socket.close()
 
     # Addresses
@@ -109,15 +162,25 @@ class UdpPort:
     # Receiving
 
     def _readable(self) -> None:
-        receive = self._receive_batch if self._batched else self._receive_singly
         for _ in range(MAX_BATCHES):
-            if receive() < BATCH:
+            count = self._receive_batch(self._fileno, BATCH) if self._batched else self._receive_singly()
+            if count < BATCH:
                 break
         self.flush()
+        if self._aside is not None and (now := self._clock()) >= self._aside_at:
+            is_rest = self._receive_batch(self._aside.fileno(), ASIDE_MOST) == ASIDE_MOST
+            self._aside_at = now + (0.0 if is_rest else ASIDE_EVERY_S)
 
-    def _receive_batch(self) -> int:
+    def take_aside(self) -> None:
+        """Take the feedback that waits; called at each tick, because it wakes nobody itself."""
+        if self._aside is not None:
+            for _ in range(MAX_BATCHES):
+                if self._receive_batch(self._aside.fileno(), BATCH) < BATCH:
+                    break
+
+    def _receive_batch(self, fileno: int, most: int) -> int:
         messages, receiver = self._in, self._receiver
-        count: int = self._recvmmsg(self._fileno, messages.headers, BATCH, 0, None)
+        count: int = self._recvmmsg(fileno, messages.headers, most, 0, None)
         if count <= 0 or receiver is None:
             return 0
         now = self._clock()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,10 +14,20 @@ from sfu.auth import Identity, TokenAuthority
 from sfu.calls.call import Call, to_document
 from sfu.calls.service import CallService
 from sfu.calls.table import PENDING
-from sfu.errors import NotAuthenticated, RateLimited, SfuError, TooLarge, to_client
+from sfu.errors import (
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    RateLimited,
+    SfuError,
+    TooLarge,
+    Unavailable,
+    to_client,
+)
 from sfu.metrics import Metrics
 from sfu.settings import Http
 from sfu.signaling import messages
+from sfu.signaling.dialects import PLAIN, ChatNotifications, Dialect, VideoCallNotifications
 from sfu.signaling.hub import Event, Hub
 from sfu.signaling.media_link import MediaLink
 from sfu.signaling.requests import Requests
@@ -30,6 +41,10 @@ SUBPROTOCOL = "sfu.v1"
 # aiohttp refuses what is larger without reading it; between this and the limits of the
 # protocol a frame is read and refused with its own close code.
 _READ_LIMIT_BYTES = 2 << 20
+
+
+# Finds how a socket speaks, or why it may not be opened.
+Speak = Callable[[web.Request, Identity], Awaitable[Dialect]]
 
 
 class Gateway:
@@ -58,7 +73,43 @@ class Gateway:
     # Opening
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Serve one WebSocket from its handshake to its end."""
+        """Serve `/ws` from its handshake to its end."""
+        return await self._handle(request, self._plain)
+
+    async def handle_video_call(self, request: web.Request) -> web.StreamResponse:
+        """Serve `/ws/video-call/{user_id}/`: of that user only."""
+        return await self._handle(request, self._video_call)
+
+    async def handle_notifications(self, request: web.Request) -> web.StreamResponse:
+        """Serve `/ws/notifications/`: what concerns a user, on every page."""
+        return await self._handle(request, self._notifications)
+
+    async def handle_chat(self, request: web.Request) -> web.StreamResponse:
+        """Serve `/ws/chat/{conversation_id}/`: the calls of a conversation, for those who are in it."""
+        return await self._handle(request, self._chat)
+
+    async def _plain(self, _: web.Request, __: Identity) -> Dialect:
+        return PLAIN
+
+    async def _video_call(self, request: web.Request, identity: Identity) -> Dialect:
+        if request.match_info["user_id"] != identity.user_id:
+            raise NotAllowed("These are the calls of somebody else.")
+        return VideoCallNotifications(identity.user_id)
+
+    async def _notifications(self, _: web.Request, identity: Identity) -> Dialect:
+        return ChatNotifications(identity.user_id)
+
+    async def _chat(self, request: web.Request, identity: Identity) -> Dialect:
+        conversation_id = request.match_info["conversation_id"]
+        try:
+            conversation = await self._calls.conversation(conversation_id)
+        except NotFound:
+            conversation = {"participants": []}
+        if identity.user_id not in conversation["participants"]:
+            raise NotAllowed("You are not in this conversation.")
+        return ChatNotifications(identity.user_id, conversation_id)
+
+    async def _handle(self, request: web.Request, speak: Speak) -> web.StreamResponse:
         if not self._origin_allowed(request):
             raise web.HTTPForbidden(text="This origin may not open the socket.")
         protocols = [p.strip() for p in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
@@ -72,20 +123,25 @@ class Gateway:
             raise web.HTTPUpgradeRequired(
                 text="This is a WebSocket.", headers={"Upgrade": "websocket", "Connection": "upgrade"}
             )
-        identity, refused = None, ""
+        identity, dialect, refused = None, None, (0, "")
         try:
             identity = self._authority.verify(_token(request, protocols))
+            dialect = await speak(request, identity)
         except NotAuthenticated as error:
             self._metrics.auth_failures.inc()
-            refused = error.message
+            refused = (CloseCode.NOT_AUTHENTICATED, error.message)
+        except NotAllowed as error:
+            refused = (CloseCode.NOT_ALLOWED, error.message)
+        except Unavailable as error:
+            refused = (CloseCode.OVERLOADED, error.message)
         await ws.prepare(request)
-        if identity is None:
-            await ws.close(code=CloseCode.NOT_AUTHENTICATED, message=refused.encode())
+        if identity is None or dialect is None:
+            await ws.close(code=refused[0], message=refused[1].encode())
         elif self.is_draining or self._open >= self._settings.max_sockets:
             code = CloseCode.RESTARTING if self.is_draining else CloseCode.OVERLOADED
             await ws.close(code=code, message=b"connect again a little later")
         else:
-            await self._serve(request, ws, identity)
+            await self._serve(request, ws, identity, dialect)
         return ws
 
     def _origin_allowed(self, request: web.Request) -> bool:
@@ -101,16 +157,21 @@ class Gateway:
         except ValueError:
             return False
 
-    async def _serve(self, request: web.Request, ws: web.WebSocketResponse, identity: Identity) -> None:
+    async def _serve(
+        self, request: web.Request, ws: web.WebSocketResponse, identity: Identity, dialect: Dialect
+    ) -> None:
         transport = request.transport
         abort = transport.abort if transport is not None else (lambda: None)
-        socket = Socket(ws, abort, clock.now(), PING_INTERVAL_S)
+        socket = Socket(ws, abort, clock.now(), PING_INTERVAL_S, dialect)
         writer = asyncio.create_task(socket.write())
         session = None
         self._open += 1
         self._metrics.sockets.inc()
         try:
-            session = await self._begin(request, identity, socket)
+            query = request.query
+            session = await self.begin(
+                identity, socket, self.url(request), query.get("resume", ""), query.get("seq", "")
+            )
             await self._read(ws, session, socket)
         finally:
             self._open -= 1
@@ -122,17 +183,20 @@ class Gateway:
             with contextlib.suppress(asyncio.CancelledError):
                 await writer
 
-    async def _begin(self, request: web.Request, identity: Identity, socket: Socket) -> Session:
-        token, seq = request.query.get("resume", ""), request.query.get("seq", "")
+    async def begin(
+        self, identity: Identity, socket: Socket, url: str, token: str = "", seq: str = ""
+    ) -> Session:
+        """Give a socket its session: the one of a resume token with what it missed, else a new one."""
         session = self._hub.resumable(token, identity.user_id) if token else None
         resumed = session is not None and seq.isascii() and seq.isdecimal() and len(seq) < 16
         if session is None:
-            session = self._hub.open(identity, self._url(request))
+            session = self._hub.open(identity, url)
         last = await self._calls.last_seq(identity.user_id)
         session.sent_seq = int(seq) if resumed else last
         if resumed and await self._calls.events_after(identity.user_id, session.sent_seq) is None:
             resumed, session.sent_seq = False, last
         socket.send(messages.event("connected", self._connected(session, resumed)))
+        session.is_one_of_several = socket.dialect.is_one_of_several
         self._hub.attach(session, socket)
         if resumed:
             await self._hub.catch_up(session)
@@ -163,7 +227,8 @@ class Gateway:
         for call in calls:
             self._ring_if_pending(call, session)
 
-    def _url(self, request: web.Request) -> str:
+    def url(self, request: web.Request) -> str:
+        """Return the URL of the socket, as this client reaches it."""
         if self._settings.public_url:
             return self._settings.public_url.rstrip("/").replace("http", "ws", 1) + "/ws"
         scheme = "wss" if request.secure else "ws"
@@ -172,6 +237,7 @@ class Gateway:
     # Reading
 
     async def _read(self, ws: web.WebSocketResponse, session: Session, socket: Socket) -> None:
+        dialect = socket.dialect
         while True:
             try:
                 message = await ws.receive(timeout=2 * PING_INTERVAL_S)
@@ -181,7 +247,7 @@ class Gateway:
             if message.type in (WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR):
                 return None
             if message.type is WSMsgType.TEXT:
-                await self._frame(message.data, session, socket)
+                await self.take_frame(dialect.incoming(message.data), session, socket)
             else:
                 self._refuse(socket, None, TooLarge("Only text frames of JSON are taken.", code="bad_frame"))
             if not socket.is_open:
@@ -194,7 +260,8 @@ class Gateway:
             if message.type in (WSMsgType.CLOSED, WSMsgType.CLOSING, WSMsgType.ERROR):
                 return
 
-    async def _frame(self, text: str, session: Session, socket: Socket) -> None:
+    async def take_frame(self, text: str, session: Session, socket: Socket) -> None:
+        """Do what a text frame asks for, and answer it."""
         size = len(text.encode(errors="surrogatepass"))
         try:
             frame = messages.parse_frame(text) if size <= messages.MAX_OFFER_BYTES else None

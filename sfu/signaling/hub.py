@@ -11,6 +11,7 @@ from sfu.auth import Identity
 from sfu.errors import NotAllowed
 from sfu.signaling import messages
 from sfu.signaling.session import CloseCode, Session, Socket
+from sfu.tasks import Tasks
 
 log = structlog.get_logger()
 
@@ -49,12 +50,16 @@ class EventLog(Protocol):
 class Hub:
     """All sessions of this process."""
 
-    def __init__(self, log_: EventLog, resume_window_s: float, *, directory: bool) -> None:
+    def __init__(
+        self, log_: EventLog, resume_window_s: float, *, directory: bool, process_id: str = ""
+    ) -> None:
         self._log, self._resume_window_s, self._directory = log_, resume_window_s, directory
+        # Stands in the id of each session, so that others know where it was.
+        self._process_id = process_id
         self._by_user: dict[str, dict[str, Session]] = {}
         self._by_resume_token: dict[str, Session] = {}
         self._names: dict[str, str] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks("background_work_failed")
         # Called with a session that will not come back.
         self.on_expired: Callable[[Session], Awaitable[None]] | None = None
         # Called after a ringing event went to a socket: (session, call).
@@ -76,7 +81,7 @@ class Hub:
 
     def open(self, identity: Identity, url: str) -> Session:
         """Begin a session."""
-        session = Session(ids.session_id(), identity, ids.resume_token(), url)
+        session = Session(ids.session_id(self._process_id), identity, ids.resume_token(), url)
         self._by_user.setdefault(identity.user_id, {})[session.id] = session
         self._by_resume_token[session.resume_token] = session
         self._names.pop(identity.user_id, None)
@@ -96,6 +101,9 @@ class Hub:
         if session.socket is not None:
             session.socket.close(CloseCode.REPLACED, "the session was resumed elsewhere")
         session.socket = socket
+        # It may have expired while its socket waited for the store: deaf it would be of no use.
+        self._by_user.setdefault(session.user_id, {})[session.id] = session
+        self._by_resume_token[session.resume_token] = session
         if session.expiry is not None:
             session.expiry.cancel()
             session.expiry = None
@@ -131,14 +139,7 @@ class Hub:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside, owned by the hub; a failure is logged."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._work_done)
-
-    def _work_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background_work_failed", exc_info=error)
+        self._tasks.spawn(work)
 
     async def close(self) -> None:
         """Forget everybody; the sockets have been closed before."""
@@ -147,10 +148,7 @@ class Hub:
                 session.expiry.cancel()
         self._by_user.clear()
         self._by_resume_token.clear()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._tasks.cancel()
 
     # Events
 
@@ -174,6 +172,12 @@ class Hub:
             if event.seq == session.sent_seq + 1:
                 self._deliver(session, event)
         return True
+
+    async def catch_up_all(self) -> None:
+        """Send every session what it may have missed: the way on which events come was cut."""
+        for session in self.all_sessions():
+            if session.is_online:
+                await self.catch_up(session)
 
     def _deliver(self, session: Session, event: Event) -> None:
         session.sent_seq = event.seq

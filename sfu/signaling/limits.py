@@ -1,5 +1,7 @@
 """How fast one client may speak."""
 
+from sfu.token_bucket import TokenBucket
+
 # A page that joins says ten things in a second; a bot that is being tested, fifty.
 MESSAGES_PER_S = 50.0
 BURST = 200.0
@@ -10,24 +12,6 @@ MAX_REFUSALS = 200
 # Frames that could not be understood within a minute before the socket is closed (4400).
 MAX_BAD_FRAMES = 20
 BAD_FRAMES_WINDOW_S = 60.0
-
-
-class TokenBucket:
-    """Messages saved up while it is quiet, spent while it is not."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_saved")
-
-    def __init__(self, rate_per_s: float, burst: float, now: float) -> None:
-        self._rate, self._burst, self._saved, self._at = rate_per_s, burst, burst, now
-
-    def take(self, now: float) -> bool:
-        """Spend one; False: none is left."""
-        self._saved = min(self._burst, self._saved + (now - self._at) * self._rate)
-        self._at = now
-        if self._saved < 1:
-            return False
-        self._saved -= 1
-        return True
 
 
 class Patience:

@@ -30,6 +30,8 @@ class MediaPlane(Protocol):
     def state(self, peer_id: str) -> dict[str, Any]: ...
     def send_data(self, peer_id: str, to: list[str] | None, topic: str, payload: Any) -> None: ...
     def remove(self, peer_id: str, reason: str) -> None: ...
+    def describe(self) -> list[dict[str, Any]]: ...
+    def silence(self, peer_id: str, track_id: str, silenced: bool) -> None: ...
 
 
 class MediaLink:
@@ -54,13 +56,16 @@ class MediaLink:
         if call_id is not None:
             call = await self._calls.get_for(call_id, session.user_id)
             room, video, admitted = call.room_name, call.call_type == "video", self._may_hear(call, session)
+            is_in = self._is_in(call, session.user_id)
         else:
-            room, video, admitted = str(request.room), True, True
+            room, video, admitted, is_in = str(request.room), True, True, False
             if not grants.may_join(room):
                 raise NotAllowed("Your token does not let you into this room.")
         if (session.call_id, session.room) != (call_id, room):
             self._leave(session, "moved")
             self._take_over(session, room)
+            if call_id is not None and is_in:
+                await self._calls.move(call_id, session.user_id, session.id)
         offer = OfferRequest(
             room=room,
             user_id=session.user_id,
@@ -104,6 +109,11 @@ class MediaLink:
                 self._forget(peer_id)
             raise
 
+    @staticmethod
+    def _is_in(call: Call, user_id: str) -> bool:
+        participant = call.participant(user_id)
+        return participant is not None and participant.state in IN
+
     def _may_hear(self, call: Call, session: Session) -> bool:
         participant = call.participant(session.user_id)
         if call.status is Status.ENDED or participant is None or participant.state not in PENDING | IN:
@@ -145,6 +155,22 @@ class MediaLink:
             state = self.plane.state(session.peer_id)
             session.send(messages.event("media.participants", {"participants": state["participants"]}))
             session.send(messages.event("media.slots", {"slots": state["slots"]}))
+
+    # For who looks after the rooms
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return name and participants of every room."""
+        return self.plane.describe()
+
+    def silence(self, peer_id: str, track_id: str, silenced: bool) -> None:
+        """Stop forwarding a track, or go on."""
+        self.plane.silence(peer_id, track_id, silenced)
+
+    def remove(self, peer_id: str) -> None:
+        """Close a media connection; its client is told."""
+        session = self._sessions.get(peer_id)
+        if session is not None:
+            self._leave(session, "removed", tell=True)
 
     def _peer(self, session: Session) -> str:
         if session.peer_id is None:
@@ -205,7 +231,8 @@ class MediaLink:
     def _admit(self, session: Session, peer_id: str, call: Call, participant: Participant) -> None:
         """Let media pass for the device that answered; others of its user connected in vain."""
         if peer_id not in self._admitted:
-            if participant.devices and session.id not in participant.devices:
+            answered_here = session.id in participant.devices or session.is_one_of_several
+            if participant.devices and not answered_here:
                 self._leave(session, "answered_elsewhere", tell=True)
                 return
             self._admitted.add(peer_id)
@@ -234,6 +261,7 @@ class MediaLink:
             if participant is None or participant.state not in IN:
                 continue
             was_here = call.id == its_call or session.id in participant.devices
-            if not others or (was_here and not any(other.call_id == call.id for other in others)):
+            is_nowhere = not others and not participant.devices
+            if is_nowhere or (was_here and not any(other.call_id == call.id for other in others)):
                 log.info("participant_gone", call_id=call.id, user_id=session.user_id)
                 await self._calls.leave(call.id, session.user_id)

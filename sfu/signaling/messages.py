@@ -21,7 +21,7 @@ MAX_DEPTH = 32
 
 PROTOCOL_VERSION = 1
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Name = Annotated[str, StringConstraints(max_length=128)]
 CallType = Literal["voice", "video"]
 Source = Literal["microphone", "camera", "screen", "screen_audio"]
@@ -88,6 +88,12 @@ class CallReject(CallRef):
     """Refuse a call."""
 
     reason: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class CallConsent(CallRef):
+    """Say whether one may be recorded."""
+
+    accept: bool
 
 
 class CallInvite(CallRef):
@@ -176,6 +182,7 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "call.end": CallRef,
     "call.leave": CallRef,
     "call.state": CallRef,
+    "call.consent": CallConsent,
     "call.invite": CallInvite,
     "call.update": CallUpdate,
     "presence.watch": PresenceWatch,

@@ -6,8 +6,8 @@ from typing import Any
 from sfu.auth import TokenAuthority
 from sfu.calls.call import Call, to_document
 from sfu.calls.service import CallService
-from sfu.calls.table import IN, PENDING
-from sfu.errors import NotAllowed, NotFound
+from sfu.calls.views import CallViews
+from sfu.errors import NotAllowed
 from sfu.signaling import messages
 from sfu.signaling.hub import Hub
 from sfu.signaling.media_link import MediaLink
@@ -16,15 +16,12 @@ from sfu.signaling.session import Session
 Reply = dict[str, Any]
 Handler = Callable[[Session, Any], Awaitable[Reply]]
 
-# How long the room token in `join` holds: a client uses it at once.
-JOIN_TOKEN_TTL_S = 300
-
 
 class Requests:
     """Handlers by type. Each returns the `data` of the reply, or raises what went wrong."""
 
     def __init__(self, hub: Hub, calls: CallService, media: MediaLink, authority: TokenAuthority) -> None:
-        self._hub, self._calls, self._media, self._authority = hub, calls, media, authority
+        self._hub, self._calls, self._media, self._views = hub, calls, media, CallViews(authority)
         self.handlers: dict[str, Handler] = {
             "call.initiate": self._initiate,
             "call.answer": self._answer,
@@ -33,6 +30,7 @@ class Requests:
             "call.end": self._end,
             "call.leave": self._leave,
             "call.state": self._state,
+            "call.consent": self._consent,
             "call.invite": self._invite,
             "call.update": self._update,
             "presence.watch": self._watch,
@@ -48,23 +46,7 @@ class Requests:
 
     def view(self, session: Session, document: dict[str, Any]) -> dict[str, Any]:
         """Return a call as one user reads it: with what he needs to join it, if he may."""
-        seen = {key: value for key, value in document.items() if key not in ("version", "ring_timeout_s")}
-        me = next((p for p in document["participants"] if p["user_id"] == session.user_id), None)
-        may_join = document["status"] != "ended" and me is not None and me["state"] in PENDING | IN
-        seen["join"] = self._join(session, document["room_name"]) if may_join else None
-        return seen
-
-    def _join(self, session: Session, room: str) -> dict[str, Any]:
-        token = ""
-        if self._authority.can_mint:
-            grants = session.identity.grants.model_copy(update={"room": room, "admin": False})
-            token = self._authority.mint(
-                session.user_id,
-                session.identity.name,
-                grants=grants.model_dump(),
-                ttl_s=JOIN_TOKEN_TTL_S,
-            )
-        return {"url": session.url, "token": token, "room_name": room}
+        return self._views.view(document, session.identity, session.url)
 
     def _reply(self, session: Session, call: Call) -> Reply:
         return {"call": self.view(session, to_document(call))}
@@ -75,13 +57,13 @@ class Requests:
 
     async def _initiate(self, session: Session, request: messages.CallInitiate) -> Reply:
         self._may_call(session)
-        if request.conversation_id is not None:
-            raise NotFound("There is no such conversation.", code="conversation_not_found")
         call = await self._calls.initiate(
             session.user_id,
             session.identity.name,
+            device=session.id,
             callee_ids=request.callee_ids,
             call_type=request.call_type,
+            conversation_id=request.conversation_id,
             ring_timeout_s=request.ring_timeout_s,
             metadata=request.metadata,
             idempotency_key=request.idempotency_key,
@@ -90,39 +72,36 @@ class Requests:
 
     async def _answer(self, session: Session, request: messages.CallRef) -> Reply:
         self._may_call(session)
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(session, await self._calls.answer(request.call_id, session.user_id, session.id))
 
     async def _reject(self, session: Session, request: messages.CallReject) -> Reply:
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(
             session, await self._calls.reject(request.call_id, session.user_id, request.reason)
         )
 
     async def _cancel(self, session: Session, request: messages.CallRef) -> Reply:
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(session, await self._calls.cancel(request.call_id, session.user_id))
 
     async def _end(self, session: Session, request: messages.CallRef) -> Reply:
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(session, await self._calls.end(request.call_id, session.user_id))
 
     async def _leave(self, session: Session, request: messages.CallRef) -> Reply:
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(session, await self._calls.leave(request.call_id, session.user_id))
 
     async def _state(self, session: Session, request: messages.CallRef) -> Reply:
         return self._reply(session, await self._calls.get_for(request.call_id, session.user_id))
 
+    async def _consent(self, session: Session, request: messages.CallConsent) -> Reply:
+        call = await self._calls.consent(request.call_id, session.user_id, accepts=request.accept)
+        return self._reply(session, call)
+
     async def _invite(self, session: Session, request: messages.CallInvite) -> Reply:
         self._may_call(session)
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(
             session, await self._calls.invite(request.call_id, session.user_id, request.user_ids)
         )
 
     async def _update(self, session: Session, request: messages.CallUpdate) -> Reply:
-        await self._calls.get_for(request.call_id, session.user_id)
         return self._reply(
             session, await self._calls.update(request.call_id, session.user_id, request.call_type)
         )

@@ -4,14 +4,15 @@ A session outlives its socket by the resume window, so that a cut costs nothing.
 """
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import WSCloseCode, web
 
+from sfu import jsontext
 from sfu.auth import Identity
+from sfu.signaling.dialects import PLAIN, Dialect
 from sfu.signaling.limits import Patience
 
 # Frames that may wait for a slow reader. A busy room sends some ten a second: this is a
@@ -45,9 +46,14 @@ class Socket:
     """A WebSocket with a bounded queue before it: whoever sends never waits."""
 
     def __init__(
-        self, ws: web.WebSocketResponse, abort: Callable[[], None], now: float, ping_interval_s: float
+        self,
+        ws: web.WebSocketResponse,
+        abort: Callable[[], None],
+        now: float,
+        ping_interval_s: float,
+        dialect: Dialect = PLAIN,
     ) -> None:
-        self._ws = ws
+        self._ws, self.dialect = ws, dialect
         # Cuts the connection, for a peer that does not even read our goodbye.
         self._abort = abort
         self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
@@ -59,10 +65,13 @@ class Socket:
         self.patience = Patience(now)
 
     def send(self, frame: dict[str, Any]) -> None:
-        """Queue a frame; a reader that is too far behind is closed."""
+        """Queue a frame in the words of this socket; a reader that is too far behind is closed."""
+        for said in self.dialect.outgoing(frame):
+            self._queue(jsontext.write(said))
+
+    def _queue(self, text: str) -> None:
         if self._closing is not None:
             return
-        text = json.dumps(frame, separators=(",", ":"))
         if self._waiting.qsize() >= MAX_WAITING_FRAMES or self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
             self.close(CloseCode.OVERLOADED, "reads too slowly")
             return
@@ -119,6 +128,8 @@ class Session:
     # URL of the socket, as the client reached it.
     url: str
     socket: Socket | None = None
+    # Whether its page has other sessions, on which it may have answered.
+    is_one_of_several: bool = False
     # Number of the last durable event that was put on a socket, and of the last one that
     # the client said it has.
     sent_seq: int = 0

@@ -1,8 +1,10 @@
 """The short forms of what `make bench` and `make soak` do at length."""
 
+import json
+
 import pytest
 
-from bench import disturb, report, soak
+from bench import disturb, recording, report, soak
 from bench.compare import run
 from bench.servers import place, start
 
@@ -40,6 +42,14 @@ def test_a_short_conference_leaves_nothing_behind():
     assert counted["packets"] > 10 * 4 * 3 * 140
     assert samples[-1]["tasks"] <= samples[0]["tasks"] + 5
     assert samples[-1]["descriptors"] <= samples[0]["descriptors"] + 5
+
+
+def test_calls_that_are_recorded_at_once_lose_nothing(capsys):
+    """Five calls for three seconds: every frame is in a file, and every recording is right."""
+    assert recording.main(["--calls", "5", "--seconds", "3"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["frames"] == report["frames_wanted"] == 5 * 2 * 3 * (30 + 50)
+    assert (report["dropped"], report["failed"], report["wrong"]) == (0, 0, [])
 
 
 def test_the_bars_are_judged_by_ratios():

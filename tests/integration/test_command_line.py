@@ -14,7 +14,12 @@ import pytest
 from tests.support.process import server_process
 
 SECRET = "a secret of more than thirty-two bytes"
-FREE_PORTS = {"SFU_HTTP__PORT": "0", "SFU_MEDIA__UDP_PORT": "0", "SFU_MEDIA__TCP_PORT": "0"}
+FREE_PORTS = {
+    "SFU_HTTP__PORT": "0",
+    "SFU_MEDIA__UDP_PORT": "0",
+    "SFU_MEDIA__TCP_PORT": "0",
+    "SFU_STORE__URL": "memory://",
+}
 LOOPBACK = {"SFU_MEDIA__LISTEN_IP": "127.0.0.1"}
 
 

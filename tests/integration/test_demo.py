@@ -27,6 +27,13 @@ RIGHT = {
         }
         for name in ("ada", "bob")
     ],
+    "recording": {
+        "problems": [],
+        "files": [
+            {"file": f"{number}.mk{kind}", "pictures": pictures, "holes": 0}
+            for number, (kind, pictures) in enumerate([("v", 60), ("v", 59), ("a", 0), ("a", 0)])
+        ],
+    },
 }
 
 
@@ -64,9 +71,32 @@ def test_what_is_wrong_at_one_end_is_told_with_its_name(change, told):
     assert told in problem and "bob" in problem
 
 
-async def test_the_demo_runs_and_both_ends_decode_every_second():
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"problems": ["0001-video-vp8.mkv: its content was changed"]}, "its content was changed"),
+        ({"files": []}, "has 0 files"),
+    ],
+)
+def test_what_is_wrong_with_the_recording_is_told(change, told):
+    report = copy.deepcopy(RIGHT)
+    report["recording"] |= change
+    (problem,) = problems(report, 3)
+    assert told in problem
+
+
+@pytest.mark.parametrize(("change", "told"), [({"holes": 2}, "2 pictures"), ({"pictures": 9}, "only 9")])
+def test_what_is_wrong_with_a_recorded_file_is_told(change, told):
+    report = copy.deepcopy(RIGHT)
+    report["recording"]["files"][1] |= change
+    (problem,) = problems(report, 3)
+    assert told in problem and "1.mkv" in problem
+
+
+async def test_the_demo_runs_and_both_ends_decode_every_second(tmp_path):
+    options = ("--seconds", "3", "--json", "--recordings", str(tmp_path))
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sfu", "demo", "--seconds", "3", "--json", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "sfu", "demo", *options, stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 60)
     report = json.loads(output)
@@ -85,6 +115,8 @@ async def test_a_demo_whose_server_cannot_start_fails_and_says_why(tmp_path):
         "sfu",
         "demo",
         "--json",
+        "--recordings",
+        str(tmp_path),
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:."},
     )

@@ -121,8 +121,14 @@ class Lab:
             self.server.run(f"ip link set {wire.far} name eth0 netns {client.pid}")
         else:
             self.server.run(f"ip link add {name} type veth peer name eth0 netns {client.pid}")
-        self.server.run(f"ip address add 10.77.{number}.1/24 dev {name}", f"ip link set {name} up")
+        # Without IPv6: its address comes a second after the link, and then Chromium fails what it loads.
+        self.server.run(
+            f"ip link set {name} addrgenmode none",
+            f"ip address add 10.77.{number}.1/24 dev {name}",
+            f"ip link set {name} up",
+        )
         client.run(
+            "ip link set eth0 addrgenmode none",
             f"ip address add 10.77.{number}.2/24 dev eth0",
             "ip link set eth0 up",
             f"ip route add default via 10.77.{number}.1",

@@ -398,6 +398,19 @@ def test_a_host_application_mints_with_the_secret_alone(authority):
         authority.verify(mint("bob", secret=SECRET, audience="other"))
 
 
+def test_what_the_server_mints_is_what_the_library_mints(authority):
+    """Header and claims are the same, but for what differs from token to token."""
+    ours = authority.mint("ada", "Zoë", grants={"room": "r"})
+    theirs = mint("ada", secret=SECRET, name="Zoë", grants={"room": "r"})
+    assert jwt.get_unverified_header(ours) == jwt.get_unverified_header(theirs)
+    for token in (ours, theirs):
+        claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience="sfu")
+        assert claims.pop("jti")
+        claims.pop("exp")
+        claims.pop("iat")
+        assert claims == {"sub": "ada", "name": "Zoë", "aud": "sfu", "sfu": {"room": "r"}}
+
+
 def test_every_minted_token_is_another(authority):
     assert len({authority.mint("bob") for _ in range(20)}) == 20
 
@@ -411,3 +424,43 @@ def test_minted_tokens_do_not_warn_of_weak_keys(authority):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         authority.mint("bob")
+
+
+def test_a_token_that_held_is_known_until_it_expires(monkeypatch):
+    authority = TokenAuthority(Auth(secret=SECRET))
+    token = mint("alice", secret=SECRET, ttl_s=60)
+    first = authority.verify(token)
+
+    def refuse(*_args, **_options):
+        raise jwt.ExpiredSignatureError
+
+    monkeypatch.setattr(jwt, "decode", refuse)
+    assert authority.verify(token) is first
+    monkeypatch.setattr("sfu.auth.unix_seconds", lambda: first.expires_at)
+    with pytest.raises(NotAuthenticated) as refused:
+        authority.verify(token)
+    assert refused.value.code == "token_expired"
+
+
+def test_only_so_many_tokens_are_remembered(monkeypatch):
+    monkeypatch.setattr("sfu.auth.MAX_VERIFIED", 3)
+    authority = TokenAuthority(Auth(secret=SECRET))
+    tokens = [mint(f"user{n}", secret=SECRET) for n in range(5)]
+    assert [authority.verify(token).user_id for token in tokens] == [f"user{n}" for n in range(5)]
+    assert [authority.verify(token).user_id for token in tokens] == [f"user{n}" for n in range(5)]
+
+
+def test_a_signed_webhook_is_told_from_every_other():
+    from sfu.auth import is_webhook_signed
+    from sfu.calls.webhooks import sign
+
+    body, at = b'{"seq": 1}', now()
+    good = sign("a secret", at, body)
+    assert is_webhook_signed(good, body, "a secret")
+    assert is_webhook_signed(sign("a secret", at - 290, body), body, "a secret")
+    for header in ("", "t=,v1=", "t=1", good[:-1], good + "0", good.upper(), "v1=0,t=1", f"t={at},v1=\u00e9"):
+        assert not is_webhook_signed(header, body, "a secret")
+    assert not is_webhook_signed(good, body + b" ", "a secret")
+    assert not is_webhook_signed(good, body, "another secret")
+    for seconds in (-310, 310):
+        assert not is_webhook_signed(sign("a secret", at + seconds, body), body, "a secret")

@@ -1,9 +1,9 @@
-"""Codecs: what may stand for what, and where a keyframe begins."""
+"""Codecs: what may stand for what, where a keyframe begins and how large it is, what redundancy carries."""
 
 import pytest
 from hypothesis import given, strategies as st
 
-from sfu.media.codecs import Codec, parameters, same_format, starts_keyframe
+from sfu.media.codecs import Codec, frame_size, parameters, red_primary, same_format, starts_keyframe
 
 
 def codec(name: str, fmtp: str = "", clock_rate: int = 90_000, channels: int = 1) -> Codec:
@@ -149,3 +149,93 @@ def test_other_packets_are_no_keyframes(name, payload):
 def test_any_payload_is_a_keyframe_or_not(name, payload):
     """No bytes are an error."""
     assert starts_keyframe(name, payload) in (True, False)
+
+
+# Frame tag of three bytes, start code, width and height with two bits of scaling each (RFC 6386 section 9.1).
+FRAME = "d04f02" + "9d012a" + "8002" + "6801"
+
+
+@pytest.mark.parametrize(
+    "descriptor",
+    ["10", "9000", "908005", "90808005", "90c0800501", "90f0800501e0", "9050050a"],
+)
+def test_a_vp8_keyframe_tells_its_size(descriptor):
+    """Behind a payload descriptor of any length."""
+    assert frame_size("vp8", bytes.fromhex(descriptor + FRAME + "0011")) == (640, 360)
+
+
+def test_how_a_picture_is_scaled_is_not_its_size():
+    """The two upper bits of width and height tell it; sizes go up to 16,383."""
+    scaled = bytes.fromhex("10d04f02" + "9d012a" + "8042" + "68c1")
+    assert frame_size("vp8", scaled) == (640, 360)
+    largest = bytes.fromhex("10d04f02" + "9d012a" + "ffff" + "ff3f")
+    assert frame_size("vp8", largest) == (16_383, 16_383)
+
+
+@pytest.mark.parametrize(
+    ("name", "payload"),
+    [
+        ("vp9", "10" + FRAME),
+        ("h264", "10" + FRAME),
+        ("vp8", ""),
+        ("vp8", "10d14f02" + "00" * 20),  # a delta frame has no start code
+        ("vp8", "10" + "00" * 20 + FRAME),  # far behind where it would stand
+    ],
+)
+def test_what_tells_no_size_has_none(name, payload):
+    """Other codecs, other frames, and three bytes that look like it somewhere in the picture."""
+    assert frame_size(name, bytes.fromhex(payload)) is None
+
+
+def test_a_keyframe_that_is_cut_tells_no_size():
+    """Before the last byte of the height nothing is known."""
+    whole = bytes.fromhex("9000" + FRAME)
+    assert [frame_size("vp8", whole[:size]) for size in range(len(whole))] == [None] * len(whole)
+    assert frame_size("vp8", whole) == (640, 360)
+
+
+def red(*blocks: bytes, newest: bytes) -> bytes:
+    """Return a redundant payload: older frames first, each with its header (RFC 2198 section 3)."""
+    headers = b"".join((1 << 31 | 111 << 24 | 960 << 10 | len(block)).to_bytes(4, "big") for block in blocks)
+    return headers + b"\x6f" + b"".join(blocks) + newest
+
+
+@given(st.lists(st.binary(max_size=1023), max_size=4), st.binary(max_size=1100))
+def test_the_newest_frame_stands_behind_the_redundant_ones(blocks, newest):
+    """However many there are, whatever their length; that of the newest is not told."""
+    assert red_primary(red(*blocks, newest=newest)) == newest
+
+
+def test_a_redundant_block_may_be_as_long_as_ten_bits_tell():
+    """The two upper ones share a byte with the time."""
+    assert red_primary(red(bytes(1023), bytes(256), newest=b"now")) == b"now"
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "",
+        "ef",  # a header that is cut
+        "ef0f00",
+        "ef0f0002",  # no header of the newest frame
+        "ef0f00026f",  # blocks that are cut
+        "ef0f00026faa",
+        "ef0f0001ef0f00016faa",
+    ],
+)
+def test_a_broken_redundant_payload_has_no_frame(payload):
+    """Nothing of it is taken for one."""
+    assert red_primary(bytes.fromhex(payload)) is None
+
+
+def test_a_newest_frame_of_no_bytes_is_one():
+    """The blocks before it end where the payload ends."""
+    assert red_primary(bytes.fromhex("ef0f00026faabb")) == b""
+    assert red_primary(b"\x6f") == b""
+
+
+@given(st.binary(max_size=40))
+def test_any_redundant_payload_is_read_or_broken(payload):
+    """No bytes are an error, and a frame is the end of what came."""
+    found = red_primary(payload)
+    assert found is None or (payload.endswith(found) and len(found) < len(payload))

@@ -1,5 +1,7 @@
 """The memory of one encoding: what is kept, and for how long."""
 
+import pytest
+
 from sfu.media.history import MAX_AGE_S, MAX_PACKETS, History
 from sfu.media.packet import RtpPacket, build
 
@@ -77,3 +79,35 @@ def test_a_number_may_come_again_after_it_is_gone():
     history.add(packet(7), 0.0)
     assert history.add(second, 60.0)
     assert history.get(7, 60.0) is second
+
+
+@pytest.mark.parametrize("step", [1, 7, 3 * MAX_PACKETS, 0x7FFF, 0x7000])
+def test_what_is_old_is_let_go(step):
+    """After some seconds nothing older than the bound and two looks stands there, however numbers run."""
+    history, sequence = History(), 0xFF00
+    for tenth in range(300):
+        now = tenth / 10
+        for _ in range(5):
+            sequence += step
+            history.add(packet(sequence), now)
+        if tenth % 10 == 0:
+            history.expire(now)
+            kept = [p for p in history._ring if p is not None]
+            assert all(p.received_at >= now - MAX_AGE_S - 2 for p in kept)
+            assert history.get(sequence & 0xFFFF, now) is not None
+    for later in range(10):
+        history.expire(now + later)
+    assert len(history) == 0
+
+
+def test_letting_go_keeps_what_is_young():
+    """A late packet stands among older ones, at the edge of the ring."""
+    history, late = History(), packet(MAX_PACKETS - 2)
+    for number in (MAX_PACKETS - 3, MAX_PACKETS - 1, MAX_PACKETS, MAX_PACKETS + 1):
+        history.add(packet(number), 0.0)
+    history.expire(0.0)
+    history.add(late, 2.0)
+    history.expire(2.0)
+    history.expire(MAX_AGE_S + 0.1)
+    assert [p for p in history._ring if p is not None] == [late]
+    assert history.get(late.sequence, MAX_AGE_S + 0.1) is late

@@ -384,6 +384,28 @@ def test_the_same_packet_is_not_repeated_too_soon():
     assert len(scene.repeat(100, now=1.5)) == 1
 
 
+def test_a_second_repeat_is_a_packet_of_its_own():
+    """On a lossy link both go out, each with a number of the rtx stream, as far as the budget goes."""
+    scene = Scene()
+    scene.send(1, VP8_KEY)
+    scene.send(2)
+    assert scene.leg.has_rtx
+    assert scene.leg.repeat((100, 101, 999), 1.0) == [100, 101]
+    assert scene.leg.repeat([100, 101], 1.0, is_second=True) == [100, 101]
+    sent = scene.outlet.take_sent()
+    assert [p.data[p.payload : p.payload + 2] for p in sent] == [b"\0\x64", b"\0\x65"] * 2
+    assert len({p.sequence for p in sent}) == 4
+    scene.leg._repeat_budget = 0.5
+    assert scene.leg.repeat([100], 1.0, is_second=True) == []
+
+
+def test_without_rtx_there_is_no_second_repeat():
+    """It would be the same packet to the last bit, and thrown away as a duplicate."""
+    scene = Scene()
+    scene.leg.negotiate(slot(codecs=(THEIR_VP8,)))
+    assert not scene.leg.has_rtx
+
+
 def test_repeats_have_a_budget():
     """It comes back with time; what is over it is dropped and counted once a request."""
     scene = Scene()

@@ -7,7 +7,7 @@ from pylibsrtp import Policy, Session
 from pylibsrtp._binding import ffi, lib
 
 from sfu.media import rtcp
-from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows, SrtpContext, ciphers, protect_all
+from sfu.media.srtp import SRTP_TRAILER_BYTES, Ciphers, Rows, SrtpContext
 from tests.unit.media.scene import rtp_bytes
 
 KEY = bytes(range(28))
@@ -151,7 +151,7 @@ def test_rows_are_protected_as_pylibsrtp_does_it(rows, count):
         rows.put(index, packet)
     outbound = Policy.SSRC_ANY_OUTBOUND
     contexts = [SrtpContext(session_of(n, outbound)) for n in range(count)]
-    assert protect_all(ciphers(contexts, rows)) == 0
+    assert Ciphers(contexts, rows).protect_all() == 0
     for index, packet in enumerate(packets):
         if index < count:
             assert rows.take(index) == session_of(index, outbound).protect(packet)
@@ -166,11 +166,11 @@ def test_a_refused_row_has_no_length(rows):
     packet = rtp_bytes(7, b"payload")
     for index, data in enumerate((packet, b"\x80", packet, b"\x80")):
         rows.put(index, data)
-    assert protect_all(ciphers([SrtpContext(outgoing()) for _ in range(4)], rows)) == 2
+    assert Ciphers([SrtpContext(outgoing()) for _ in range(4)], rows).protect_all() == 2
     assert rows.lengths.tolist() == [len(packet) + TAG_BYTES, 0, len(packet) + TAG_BYTES, 0]
     assert rows.take(0) == rows.take(2) == outgoing().protect(packet)
 
 
 def test_more_contexts_than_rows_are_a_mistake(rows):
     with pytest.raises(ValueError, match="more receivers than rows"):
-        ciphers([SrtpContext(outgoing()) for _ in range(5)], rows)
+        Ciphers([SrtpContext(outgoing()) for _ in range(5)], rows)

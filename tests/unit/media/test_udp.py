@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from sfu.media import rtcp, udp
 from sfu.media.datagrams import STRIDE, Block
 from sfu.media.srtp import Rows
-from sfu.media.udp import BATCH, MAX_BATCHES, OUTGOING_ROWS, UdpPort
+from sfu.media.udp import ASIDE_MOST, BATCH, MAX_BATCHES, OUTGOING_ROWS, UdpPort
 from sfu.metrics import MediaCounters
 
 
@@ -369,11 +370,84 @@ async def test_an_interrupted_call_is_made_again(ports):
     assert a.counters.dropped == {}
 
 
-async def test_a_port_that_is_taken_is_refused(ports):
-    """The error is the kernel's, and no socket is left open."""
-    taken = ports()
+@both_ways
+async def test_a_port_that_is_taken_is_refused(ports, batched):
+    """The error is the kernel's, and no socket is left open; the second socket shares with nobody."""
+    taken = ports(batched=batched)
     with pytest.raises(OSError, match="in use"):
         UdpPort("127.0.0.1", taken.udp.port, MediaCounters(), lambda: 0.0)
+
+
+# Feedback has a socket of its own
+
+FEEDBACK = rtcp.transport_feedback(1, 2, bytes(8))
+PADDED = bytes((FEEDBACK[0] | 0x20,)) + FEEDBACK[1:]
+
+
+@pytest.mark.parametrize(
+    ("bound", "host"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        pytest.param("::1", "::1", marks=needs_ipv6),
+        pytest.param("::", "127.0.0.1", marks=needs_ipv6),
+    ],
+)
+async def test_feedback_wakes_nobody(ports, bound, host):
+    """It is read after the media, or at a tick; everything else is read at once."""
+    a, b = ports(host), ports(bound)
+    to = sockaddr(host, b.udp.port)
+    others = [
+        rtcp.nack(1, 2, [3]),
+        rtcp.picture_loss(1, 2),
+        rtcp.receiver_report(1) + FEEDBACK,
+        bytes((0x8F, 96)) + bytes(20),
+        b"",
+        b"\x8f",
+        b"stun",
+    ]
+    for data in (FEEDBACK, *others, PADDED):
+        a.udp.send_now(data, to)
+    # Behind all of them, so that the kernel has sorted them by then.
+    b.udp._receive_batch(b.udp._fileno, BATCH)
+    assert b.receiver.got == others
+    b.udp.take_aside()
+    assert b.receiver.got == [*others, FEEDBACK, PADDED]
+    assert b.udp.address(b.receiver.senders[-1]) == (host, a.udp.port)
+    assert b.counters.datagrams_received == len(others) + 2
+    a.udp.send_now(FEEDBACK, to)
+    a.udp.send_now(b"media", to)
+    await b.receiver.wait_for(len(others) + 4)
+    assert b.receiver.got[-2:] == [b"media", FEEDBACK]
+
+
+async def test_a_crowd_of_feedback_is_taken_in_small_parts(ports):
+    """Between two packets of media no more than so many; what stays comes with the next."""
+    a, b = ports(), ports()
+    for _ in range(ASIDE_MOST + 3):
+        a.udp.send_now(FEEDBACK, b.sockaddr)
+    a.udp.send_now(b"media", b.sockaddr)
+    b.udp._readable()
+    assert b.receiver.got == [b"media"] + [FEEDBACK] * ASIDE_MOST
+    b.udp._readable()
+    assert b.receiver.got == [b"media"] + [FEEDBACK] * (ASIDE_MOST + 3)
+    # The clock stands still: the next look comes later.
+    a.udp.send_now(FEEDBACK, b.sockaddr)
+    b.udp._readable()
+    assert len(b.receiver.got) == ASIDE_MOST + 4
+    b.udp.take_aside()
+    assert len(b.receiver.got) == ASIDE_MOST + 5
+
+
+async def test_an_old_kernel_brings_feedback_with_the_rest(ports, monkeypatch):
+    """Where sockets cannot be chosen by a program, there is one, and it is nobody else's."""
+    monkeypatch.setattr(udp, "_SO_ATTACH_REUSEPORT_CBPF", 9999)
+    a, b = ports(), ports()
+    assert b.udp._aside is None
+    assert b.udp._socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
+    a.udp.send_now(FEEDBACK, b.sockaddr)
+    await b.receiver.wait_for(1)
+    b.udp.take_aside()
+    assert b.receiver.got == [FEEDBACK]
 
 
 async def test_nothing_is_read_after_closing(ports):

@@ -1,0 +1,1 @@
+"""Calls between the users of the site."""

@@ -1,0 +1,14 @@
+"""JSON as text, written fast: documents of calls go to every socket and into the store."""
+
+import json
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+
+def write(value: Any) -> str:
+    """Return a value of JSON's types as text without spaces; NaN and infinities as JavaScript writes them."""
+    try:
+        return to_json(value, inf_nan_mode="constants").decode()
+    except (PydanticSerializationError, UnicodeError):  # half of a surrogate pair, say: escaped it is JSON
+        return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The steps by which the tables come about; Alembic runs them when the server starts."""

@@ -1,0 +1,104 @@
+"""The whole suite, in rows beside each other: python -m tests.suite [--coverage]
+
+Most tests wait, for pages and for time to pass; others compute. What computes gives way to what waits. What
+measures runs when nothing waits any more, that which needs the machine least first. The log of each row is
+printed when the row has ended. With --coverage all but that last row is watched, which takes twice as long.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Of tests/integration and tests/e2e: what computes, the second of two rows that wait, and what measures.
+COMPUTES = {
+    "test_compose",
+    "test_openapi",
+    "test_recordings_command",
+    "test_service_by_search",
+    "test_simulation",
+}
+SECOND = {
+    "test_archive",
+    "test_call",
+    "test_consent",
+    "test_cuts",
+    "test_media_over_tcp",
+    "test_processes",
+    "test_recording",
+    "test_recordings_in_chromium",
+    "test_rest",
+    "test_store_process",
+    "test_stores",
+    "test_two_recorders",
+    "test_webhooks",
+}
+# In this order: what computes may still be at its end when the first of them begin.
+MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_speed", "test_links")
+
+# Of a file whose other tests wait, one that measures: it is run with those.
+APART = "tests/e2e/test_player_in_chromium.py::test_two_pictures_and_three_voices_play_in_step"
+
+# What computes is run with this niceness.
+GIVES_WAY = 10
+
+
+def rows() -> dict[str, list[str]]:
+    """Return the tests of each row; a file that is named nowhere waits in the first."""
+    found: dict[str, list[str]] = {
+        "first": [],
+        "second": [],
+        "unit": ["tests/unit"],
+        "computes": [],
+        "measures": [],
+    }
+    for path in sorted(ROOT.glob("tests/integration/test_*.py")) + sorted(ROOT.glob("tests/e2e/test_*.py")):
+        row = "first"
+        for name, members in (("second", SECOND), ("computes", COMPUTES), ("measures", set(MEASURES))):
+            row = name if path.stem in members else row
+        found[row].append(str(path.relative_to(ROOT)))
+    found["measures"].sort(key=lambda path: MEASURES.index(Path(path).stem))
+    found["measures"].append(APART)
+    found["first"] += ["--deselect", APART]
+    return found
+
+
+async def run(name: str, tests: list[str], *, measured: bool, nice: int = 0) -> bool:
+    """Run a row; tell whether everything in it passed."""
+    began = time.monotonic()
+    program = ["-m", "coverage", "run", "-p"] if measured else []
+    command = [sys.executable, *program, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    with tempfile.NamedTemporaryFile(prefix=f"row-{name}-", suffix=".log") as log:
+        print(f"row {name} begins; how far it is: {log.name}", flush=True)
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=lambda: os.nice(nice)
+        )
+        code = await process.wait()
+        log.seek(0)
+        print(log.read().decode(errors="replace"), end="")
+    print(f"row {name}: exit code {code}, {time.monotonic() - began:.0f} s\n", flush=True)
+    return code == 0
+
+
+async def main(*, measured: bool) -> int:
+    """Run everything; return the exit code."""
+    began, found = time.monotonic(), rows()
+    async with asyncio.TaskGroup() as group:
+        beside = [
+            group.create_task(run(name, found[name], measured=measured, nice=GIVES_WAY))
+            for name in ("unit", "computes")
+        ]
+        waited = await asyncio.gather(
+            *(run(name, found[name], measured=measured) for name in ("first", "second"))
+        )
+        last = await run("measures", found["measures"], measured=False)
+    print(f"the suite took {time.monotonic() - began:.0f} s", flush=True)
+    return 0 if all((*waited, *(row.result() for row in beside), last)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(measured="--coverage" in sys.argv[1:])))
