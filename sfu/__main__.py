@@ -36,9 +36,10 @@ def serve(
     ] = False,
 ) -> None:
     """Run the server until it is told to stop."""
+    settings = _settings(config)
+    # It takes a second to load: what is wrong in the settings is told before.
     from sfu.server import serve as run
 
-    settings = _settings(config)
     log.configure(settings.log.level)
     try:
         with asyncio.Runner(loop_factory=event_loop.factory()) as runner:

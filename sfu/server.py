@@ -24,7 +24,6 @@ from sfu.api.recordings import RecordingEndpoints
 from sfu.api.routes import Api
 from sfu.auth import TokenAuthority
 from sfu.bus.memory import MemoryBus
-from sfu.bus.redis import RedisBus
 from sfu.calls.ports import StoredEvent, decode_event, encode_event
 from sfu.calls.service import CallService
 from sfu.calls.survivors import Survivors
@@ -43,8 +42,8 @@ from sfu.signaling.gateway import Gateway
 from sfu.signaling.hub import Hub
 from sfu.signaling.media_link import MediaLink
 from sfu.store.memory import MemoryStore
+from sfu.store.records import StoreError
 from sfu.store.remote import RemoteStore
-from sfu.store.sql import SqlStore, StoreError
 
 log = structlog.get_logger()
 
@@ -109,22 +108,15 @@ def _advertised(listen_ip: str, public_ip: str) -> list[str]:
     return get_host_addresses(use_ipv4=True, use_ipv6=":" in listen_ip) or ["127.0.0.1"]
 
 
-def open_store(
-    url: str, restarted: Callable[[], Awaitable[None]]
-) -> MemoryStore[StoredEvent] | SqlStore[StoredEvent]:
-    """Return the store of a URL, not opened yet; `restarted` is called when it died and is back.
-
-    Raises:
-        StoreError: it is none that is known.
-
-    """
+def open_store(url: str, restarted: Callable[[], Awaitable[None]]) -> MemoryStore[StoredEvent]:
+    """Return the store of a URL, not opened yet; `restarted` is called when it died and is back."""
     if url == MEMORY:
         return MemoryStore(StoredEvent)
-    # It is asked as the SqlStore that works in its process.
-    return cast(SqlStore[StoredEvent], RemoteStore(url, StoredEvent, restarted))
+    # It is asked as any store; SQLAlchemy is in its process alone.
+    return cast(MemoryStore[StoredEvent], RemoteStore(url, StoredEvent, restarted))
 
 
-def open_bus(url: str, name: str) -> MemoryBus[StoredEvent] | RedisBus[StoredEvent]:
+def open_bus(url: str, name: str) -> MemoryBus[StoredEvent]:
     """Return the bus of a URL; it is not started yet.
 
     Raises:
@@ -133,8 +125,11 @@ def open_bus(url: str, name: str) -> MemoryBus[StoredEvent] | RedisBus[StoredEve
     """
     if url == MEMORY:
         return MemoryBus()
+    from sfu.bus.redis import RedisBus
+
     try:
-        return RedisBus(url, name, encode_event, decode_event)
+        # It is asked as any bus; who has no Redis does not load its client.
+        return cast(MemoryBus[StoredEvent], RedisBus(url, name, encode_event, decode_event))
     except ValueError as error:
         raise SettingsError(f"bus.url: {error}") from error
 

@@ -12,7 +12,8 @@ from sfu.errors import SfuError
 from sfu.recorder.files import RecordingFiles
 from sfu.settings import Settings
 from sfu.store.recordings import Document
-from sfu.store.sql import SqlStore, StoreError
+from sfu.store.records import StoreError
+from sfu.store.sql import SqlStore
 
 # Who is noted in the audit trail.
 BY = "sfu recordings fetch"

@@ -16,7 +16,8 @@ from sfu import event_loop
 from sfu.errors import SfuError
 from sfu.log import configure
 from sfu.store.channel import Channel
-from sfu.store.sql import SqlStore, StoreError
+from sfu.store.records import StoreError
+from sfu.store.sql import SqlStore
 
 log = structlog.get_logger()
 

@@ -3,16 +3,11 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
-
-from sqlalchemy import Connection, Executable, insert, select, update
+from typing import Any, Protocol
 
 from sfu.errors import Conflict
-from sfu.store.schema import call_users, recording_audit, recordings
-
-T = TypeVar("T")
 
 Document = Mapping[str, Any]
 
@@ -74,21 +69,20 @@ class RecordingStore(Protocol):
         """Return the audit trail of a recording, in order."""
 
 
-class Database(Protocol):
-    """What the store gives to this part of it."""
-
-    async def write(self, work: Callable[[Connection], T]) -> T: ...
-    async def rows(self, statement: Executable) -> Sequence[Any]: ...
-
-
-def _columns(document: Document) -> dict[str, Any]:
+def columns(document: Document) -> dict[str, Any]:
     """Return the columns of a recording: who is held has no end."""
     values: dict[str, Any] = {name: document[name] for name in ("id", "call_id", "state", "created_at")}
     values["keep_until"] = None if document.get("hold") else document.get("keep_until")
     return values | {"document": dict(document)}
 
 
-def _changed(document: Document, changes: Document, unless: tuple[str, ...]) -> dict[str, Any]:
+def changed(document: Document, changes: Document, unless: tuple[str, ...]) -> dict[str, Any]:
+    """Return a recording after changes.
+
+    Raises:
+        Conflict: something that `unless` names is set.
+
+    """
     if any(document.get(name) for name in unless):
         raise Conflict("The recording is not as it has to be for this.", code="recording_changed")
     return {**document, **changes}
@@ -105,95 +99,6 @@ def hash_of(entry: Document) -> str:
     """Return the hash that an entry has to hold: SHA-256 of all else in it."""
     held = {name: value for name, value in entry.items() if name != "hash"}
     return hashlib.sha256(json.dumps(held, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-class SqlRecordings:
-    """Recordings in a table of a store."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def put(self, document: Document) -> None:
-        """Keep a new recording."""
-
-        def work(connection: Connection) -> None:
-            connection.execute(insert(recordings), _columns(document))
-
-        await self._database.write(work)
-
-    async def change(
-        self, recording_id: str, changes: Document, *, unless: tuple[str, ...] = ()
-    ) -> Document | None:
-        """Keep changes of a recording."""
-        c = recordings.c
-
-        def work(connection: Connection) -> Document | None:
-            this = select(c.document).where(c.id == recording_id).with_for_update()
-            row = connection.execute(this).first()
-            if row is None:
-                return None
-            document = _changed(row[0], changes, unless)
-            connection.execute(update(recordings).where(c.id == recording_id).values(_columns(document)))
-            return document
-
-        return await self._database.write(work)
-
-    async def get(self, recording_id: str) -> Document | None:
-        """Return a recording, or None."""
-        rows = await self._database.rows(select(recordings.c.document).where(recordings.c.id == recording_id))
-        return rows[0][0] if rows else None
-
-    async def find(self, wanted: Wanted) -> list[Document]:
-        """Return recordings, the newest first."""
-        c = recordings.c
-        found = select(c.document)
-        for column, value in ((c.call_id, wanted.call_id), (c.state, wanted.state)):
-            if value is not None:
-                found = found.where(column == value)
-        if wanted.user_id is not None:
-            of = select(call_users.c.call_id).where(call_users.c.user_id == wanted.user_id)
-            found = found.where(c.call_id.in_(of))
-        if wanted.since is not None:
-            found = found.where(c.created_at >= wanted.since)
-        if wanted.until is not None:
-            found = found.where(c.created_at < wanted.until)
-        if wanted.before is not None:
-            at, last = wanted.before
-            found = found.where((c.created_at < at) | ((c.created_at == at) & (c.id < last)))
-        found = found.order_by(c.created_at.desc(), c.id.desc()).limit(wanted.limit)
-        return [row[0] for row in await self._database.rows(found)]
-
-    async def overdue(self, at: str, limit: int) -> list[Document]:
-        """Return recordings that were to be kept until before a time, and are not held."""
-        c = recordings.c
-        found = select(c.document).where(c.keep_until < at, c.state.in_(ERASABLE))
-        return [row[0] for row in await self._database.rows(found.order_by(c.keep_until).limit(limit))]
-
-    async def note(
-        self, recording_id: str, *, at: str, action: str, user_id: str, detail: Document
-    ) -> Document:
-        """Add an entry to the audit trail of a recording."""
-        c, told = recording_audit.c, {"at": at, "action": action, "user_id": user_id, "detail": dict(detail)}
-
-        def work(connection: Connection) -> Document:
-            # The recording's row is the lock of its trail.
-            lock = select(recordings.c.id).where(recordings.c.id == recording_id).with_for_update()
-            connection.execute(lock).first()
-            last = select(recording_audit).where(c.recording_id == recording_id).order_by(c.n.desc()).limit(1)
-            row = connection.execute(last).mappings().first()
-            made = entry(dict(row) if row is not None else None, recording_id, told)
-            connection.execute(insert(recording_audit), made)
-            return made
-
-        return await self._database.write(work)
-
-    async def trail(self, recording_id: str) -> list[Document]:
-        """Return the audit trail of a recording, in order."""
-        c = recording_audit.c
-        rows = await self._database.rows(
-            select(recording_audit).where(c.recording_id == recording_id).order_by(c.n)
-        )
-        return [dict(row._mapping) for row in rows]
 
 
 class MemoryRecordings:
@@ -215,8 +120,8 @@ class MemoryRecordings:
         document = self._documents.get(recording_id)
         if document is None:
             return None
-        changed = self._documents[recording_id] = copy.deepcopy(_changed(document, changes, unless))
-        return copy.deepcopy(changed)
+        after = self._documents[recording_id] = copy.deepcopy(changed(document, changes, unless))
+        return copy.deepcopy(after)
 
     async def get(self, recording_id: str) -> Document | None:
         """Return a recording, or None."""
@@ -239,7 +144,7 @@ class MemoryRecordings:
 
     async def overdue(self, at: str, limit: int) -> list[Document]:
         """Return recordings that were to be kept until before a time, and are not held."""
-        kept = [(_columns(document)["keep_until"], document) for document in self._documents.values()]
+        kept = [(columns(document)["keep_until"], document) for document in self._documents.values()]
         found = [
             (until, document)
             for until, document in kept

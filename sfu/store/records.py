@@ -20,6 +20,10 @@ DELIVERY_FIELDS = ("webhook_id", "seq", "body", "attempts", "next_at")
 _EVENTS_PER_VERSION = 64
 
 
+class StoreError(Exception):
+    """The database cannot be used; the message says why."""
+
+
 class NewEvent(Protocol):
     """An event of one user that has no number yet."""
 

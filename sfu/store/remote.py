@@ -15,8 +15,7 @@ import structlog
 
 from sfu.errors import Unavailable
 from sfu.store.channel import Channel
-from sfu.store.records import MakeStored, NewEvent, StoredEvent, numbered
-from sfu.store.sql import StoreError, checked
+from sfu.store.records import MakeStored, NewEvent, StoredEvent, StoreError, numbered
 from sfu.tasks import end
 
 log = structlog.get_logger()
@@ -53,13 +52,7 @@ class RemoteStore(Generic[StoredT]):
     """
 
     def __init__(self, url: str, stored: MakeStored, restarted: Callable[[], Awaitable[None]]) -> None:
-        """Check the URL; nothing is started yet.
-
-        Raises:
-            StoreError: it is not that of a database that is known.
-
-        """
-        checked(url)
+        """Note where the database is; nothing is started yet."""
         self._url, self._stored, self._restarted = url, stored, restarted
         self.outbox, self.recordings = RemotePart(self, "outbox"), RemotePart(self, "recordings")
         self._numbers = itertools.count()
@@ -84,7 +77,7 @@ class RemoteStore(Generic[StoredT]):
         """Start the process, which brings the tables up to this version; start it again whenever it is gone.
 
         Raises:
-            StoreError: that is not possible.
+            StoreError: that is not possible, or the URL is not that of a database that is known.
 
         """
         try:

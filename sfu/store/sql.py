@@ -19,7 +19,6 @@ from sfu.errors import Conflict, Unavailable
 from sfu.store.lanes import Lane, PostgresLane, SqliteLane
 from sfu.store.outbox import SqlOutbox
 from sfu.store.prepared import Prepared, Values
-from sfu.store.recordings import SqlRecordings
 from sfu.store.records import (
     MAX_EVENTS_PER_USER,
     Claim,
@@ -28,6 +27,7 @@ from sfu.store.records import (
     MakeStored,
     NewEvent,
     StoredEvent,
+    StoreError,
     numbered,
     timeline,
 )
@@ -42,6 +42,7 @@ from sfu.store.schema import (
     user_events,
     users,
 )
+from sfu.store.sql_recordings import SqlRecordings
 
 # Old events of a user are deleted each time that so many new ones have come.
 PRUNE_EVERY = 100
@@ -51,10 +52,6 @@ CLAIM_S = 86_400.0
 
 StoredT = TypeVar("StoredT", bound=StoredEvent)
 T = TypeVar("T")
-
-
-class StoreError(Exception):
-    """The database cannot be used; the message says why."""
 
 
 class SqlStore(Generic[StoredT]):
@@ -69,7 +66,7 @@ class SqlStore(Generic[StoredT]):
         """
         self._stored = stored
         self.outbox, self.recordings = SqlOutbox(self), SqlRecordings(self)
-        parsed = checked(url)
+        parsed = _checked(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"
         self._insert = sqlite.insert if is_sqlite else postgresql.insert
         self._count_on, self._new_people = _count_on(self._insert), _new_people(self._insert)
@@ -425,7 +422,7 @@ def _event_row(event: NewEvent, seq: int) -> dict[str, Any]:
     }
 
 
-def checked(url: str) -> URL:
+def _checked(url: str) -> URL:
     """Return the parsed URL of a database.
 
     Raises:

@@ -11,9 +11,9 @@ from sfu.calls.ports import NewEvent, StoredEvent
 from sfu.errors import Conflict, NotFound, Unavailable
 from sfu.store import remote
 from sfu.store.recordings import Wanted
-from sfu.store.records import Claim, Claimed, Engaged
+from sfu.store.records import Claim, Claimed, Engaged, StoreError
 from sfu.store.remote import RemoteStore
-from sfu.store.sql import SqlStore, StoreError
+from sfu.store.sql import SqlStore
 
 
 @pytest.fixture
@@ -223,9 +223,11 @@ async def test_what_was_asked_before_the_end_is_done(url):
 
 
 async def test_what_cannot_be_opened_is_told_and_nothing_is_left(tmp_path):
-    with pytest.raises(StoreError, match="URL"):
-        RemoteStore("nonsense", StoredEvent, never)
-    store = RemoteStore(f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db", StoredEvent, never)
-    with pytest.raises(StoreError, match="unable to open"):
-        await store.open()
-    assert store.pid is None
+    for url, told in (
+        ("nonsense", "URL"),
+        (f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db", "unable to open"),
+    ):
+        store = RemoteStore(url, StoredEvent, never)
+        with pytest.raises(StoreError, match=told):
+            await store.open()
+        assert store.pid is None

@@ -10,8 +10,8 @@ from sfu.calls.ports import NewEvent, StoredEvent
 from sfu.errors import Conflict, Unavailable
 from sfu.store.memory import MemoryStore
 from sfu.store.recordings import NOTHING, Wanted, hash_of
-from sfu.store.records import MAX_EVENTS_PER_USER, Claim, Claimed
-from sfu.store.sql import SqlStore, StoreError
+from sfu.store.records import MAX_EVENTS_PER_USER, Claim, Claimed, StoreError
+from sfu.store.sql import SqlStore
 from tests.support import backends
 
 _numbers = itertools.count(1)
