@@ -43,35 +43,50 @@ def _quiet(before: Figures, after: Figures) -> Figures:
     }
 
 
-def bad_receiver(kind: str, receivers: int, seconds: float) -> Figures:
-    """Return quiet and disturbed figures of the others while one receiver is bad."""
+def bad_receivers(kinds: Iterable[str], receivers: int, seconds: float) -> Iterator[tuple[str, Figures]]:
+    """Give quiet and disturbed figures of the others while one receiver is bad, each kind in turn."""
     with place() as where:
         server = start("sfu", where)
-        sends, takes, bad = _clients(server, where, 3)
+        sends, takes = _clients(server, where, 2)
         try:
             sends.publish()
             takes.subscribe(receivers, group=GOOD)
-            bad.subscribe(1, group=BAD)
             time.sleep(2)
             before = _stretch(takes, seconds)
-            bad.misbehave(0, kind)
-            time.sleep(1)
-            during = _stretch(takes, seconds)
-            bad.close()
-            time.sleep(1)
-            after = _stretch(takes, seconds)
+            for kind in kinds:
+                say(f"{kind} ...")
+                during = _beside(kind, server, where, takes, seconds)
+                time.sleep(1)
+                after = _stretch(takes, seconds)
+                yield (
+                    kind,
+                    {
+                        "quiet": _quiet(before, after),
+                        "p50_ms": during["p50_ms"],
+                        "p99_ms": during["p99_ms"],
+                        "lost": during["lost"] / during["expected"],
+                        "packets": during["packets"],
+                        "before": before["packets"],
+                    },
+                )
+                before = after
         finally:
-            for client in (sends, takes, bad):
+            for client in (sends, takes):
                 client.close()
             server.stop()
-    lost = during["lost"] / during["expected"]
-    found = {
-        "quiet": _quiet(before, after),
-        "p50_ms": during["p50_ms"],
-        "p99_ms": during["p99_ms"],
-        "lost": lost,
-    }
-    return found | {"packets": during["packets"], "before": before["packets"]}
+
+
+def _beside(kind: str, server: Server, where: Place, takes: LoadClient, seconds: float) -> Figures:
+    """Return the figures of those who behave, beside one who does not."""
+    (bad,) = _clients(server, where, 1)
+    try:
+        bad.subscribe(1, group=BAD)
+        time.sleep(1)
+        bad.misbehave(0, kind)
+        time.sleep(1)
+        return _stretch(takes, seconds)
+    finally:
+        bad.close()
 
 
 def joins(receivers: int, seconds: float, *, busy: float = 0.5) -> Figures:
@@ -125,9 +140,7 @@ def table(receivers: int, seconds: float, kinds: Iterable[str] = KINDS) -> Itera
     """Return lines of what each kind of bad receiver does to the others."""
     yield f"| one receiver of {receivers} | others' latency p50 · p99, ms | quiet | lost | quiet |"
     yield "|---|---|---|---|---|"
-    for kind in kinds:
-        say(f"{kind} ...")
-        found = bad_receiver(kind, receivers, seconds)
+    for kind, found in bad_receivers(kinds, receivers, seconds):
         quiet = found["quiet"]
         yield " ".join(
             [

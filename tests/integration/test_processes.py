@@ -234,7 +234,7 @@ async def test_a_crash_while_calls_ring_and_run(database):
         placed = await place_calls(server, come, ringing, running, to_answer)
         await server.kill()
     async with serve(database, SFU_CALLS__GRACE_S=str(GRACE_S)) as server, crowd() as come:
-        # Of both kinds some come back, at both ends or at one, first those whose time runs; the others never do.
+        # Of both kinds some come back, at both ends or at one, first those whose time runs; others never do.
         back = {}
         for name in (*running[:9], *ringing[:5], *to_answer):
             for end in "ab":
