@@ -13,14 +13,15 @@ STRIDE = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
 
 # struct mmsghdr and struct iovec of Linux on 64 bits, as words of 8 and of 4 bytes.
 _HEADER_BYTES, _IOVEC_BYTES = 64, 16
-_NAME, _NAMELEN, _IOV, _IOVLEN = 0, 1, 2, 3  # of 8 bytes
+_NAME, _NAMELEN, _IOV, _IOVLEN, _CONTROL, _CONTROLLEN = 0, 1, 2, 3, 4, 5  # of 8 bytes
 _FLAGS, _LENGTH = 12, 14  # of 4 bytes
 
 
 class Messages:
     """Headers of a batch of datagrams, prepared once: each row has its name and its iovec."""
 
-    def __init__(self, rows: Rows, name_bytes: int) -> None:
+    def __init__(self, rows: Rows, name_bytes: int, control_bytes: int = 0) -> None:
+        """Prepare a header for each row; `control_bytes`: room for what the kernel tells of a datagram."""
         count = rows.count
         self.name_bytes = name_bytes
         self.names = bytearray(count * name_bytes)
@@ -34,6 +35,11 @@ class Messages:
         self._table[:, _NAMELEN] = name_bytes
         self._table[:, _IOV] = self._iovecs.ctypes.data + index * _IOVEC_BYTES
         self._table[:, _IOVLEN] = 1
+        self.control = bytearray(count * control_bytes)
+        if control_bytes:
+            address = np.frombuffer(self.control, np.uint8).ctypes.data
+            self._table[:, _CONTROL] = address + index * control_bytes
+            self._table[:, _CONTROLLEN] = control_bytes
         self._address: int = self._table.ctypes.data
         self.headers = ctypes.c_void_p(self._address)
         words = self._table.view(np.uint32)

@@ -327,8 +327,8 @@ class PeerConnection(RTCPeerConnection):
         if not self._dtls.receive(data):
             self.counters.drop("dtls_queue_full")
 
-    def receive_media(self, rows: Rows, index: int, length: int, now: float) -> None:
-        """Decrypt a packet in its row, and follow it."""
+    def receive_media(self, rows: Rows, index: int, length: int, now: float, arrived: float) -> None:
+        """Decrypt a packet in its row, and follow it; `arrived`: when the kernel got it."""
         incoming = self._dtls.incoming
         if incoming is None or length < 12:
             self.counters.drop("before_keys")
@@ -339,7 +339,7 @@ class PeerConnection(RTCPeerConnection):
             return
         data = incoming.open(rows, index, length)
         if data is not None:
-            self.rtp.receive_rtp(data, now)
+            self.rtp.receive_rtp(data, now, arrived)
         else:
             self.counters.drop("srtp_not_authentic")
 

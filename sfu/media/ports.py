@@ -56,7 +56,7 @@ class Endpoint(Protocol):
     def receive_dtls(self, data: bytes) -> None:
         """Take one DTLS record flight from a validated address."""
 
-    def receive_media(self, rows: Rows, index: int, length: int, now: float) -> None:
+    def receive_media(self, rows: Rows, index: int, length: int, now: float, arrived: float) -> None:
         """Take one SRTP or SRTCP packet, still encrypted, from a validated address."""
 
 
@@ -117,7 +117,7 @@ class MediaPorts:
 
     # Receiving
 
-    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
+    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float, arrived: float) -> None:
         if not length:
             self.counters.drop("empty")
             return
@@ -126,7 +126,7 @@ class MediaPorts:
         path = self._by_sockaddr.get(sockaddr)
         try:
             if path is not None and first > 3:
-                self._from_peer(path, rows, index, length, first, now)
+                self._from_peer(path, rows, index, length, first, now, arrived)
             elif first <= 3:
                 rows.set_length(index, length)
                 self._check(rows.take(index), path or UdpPath(self.udp, sockaddr), now)
@@ -135,7 +135,9 @@ class MediaPorts:
         except Exception:
             self._failed()
 
-    def _from_peer(self, path: Path, rows: Rows, index: int, length: int, first: int, now: float) -> None:
+    def _from_peer(
+        self, path: Path, rows: Rows, index: int, length: int, first: int, now: float, arrived: float
+    ) -> None:
         endpoint: Endpoint | None = path.endpoint
         if endpoint is None:
             self.counters.drop("stranger")
@@ -144,7 +146,7 @@ class MediaPorts:
         if ice.selected is path:
             ice.heard_at = now
         if 128 <= first <= 191:
-            endpoint.receive_media(rows, index, length, now)
+            endpoint.receive_media(rows, index, length, now, arrived)
         elif 20 <= first <= 63:
             rows.set_length(index, length)
             endpoint.receive_dtls(rows.take(index))
@@ -186,7 +188,7 @@ class MediaPorts:
                 self._check(data, path, now)
             else:
                 self._tcp_row.put(0, data)
-                self._from_peer(path, self._tcp_row, 0, len(data), data[0], now)
+                self._from_peer(path, self._tcp_row, 0, len(data), data[0], now, now)
         except Exception:
             self._failed()
         self.udp.flush()

@@ -31,8 +31,8 @@ class Reception:
         self._last_arrival = 0.0
         self._last_timestamp: int | None = None
 
-    def receive(self, sequence: int, timestamp: int, size: int, now: float) -> None:
-        """Take a packet of `size` bytes."""
+    def receive(self, sequence: int, timestamp: int, size: int, arrived: float) -> None:
+        """Take a packet of `size` bytes, and when it arrived."""
         self.received += 1
         self.octets += size
         if sequence == (self._highest + 1) & 0xFFFF and sequence and self._base is not None:
@@ -46,11 +46,11 @@ class Reception:
                     self._cycles += 0x10000
                 self._highest = sequence
         if self._last_timestamp is not None and timestamp != self._last_timestamp:
-            elapsed = (now - self._last_arrival) * self.clock_rate
+            elapsed = (arrived - self._last_arrival) * self.clock_rate
             difference = abs(elapsed - timestamp_delta(timestamp, self._last_timestamp))
             if difference < self.clock_rate * 5:  # a jump of the timestamps is no jitter
                 self.jitter += (difference - self.jitter) / 16
-        self._last_arrival, self._last_timestamp = now, timestamp
+        self._last_arrival, self._last_timestamp = arrived, timestamp
 
     @property
     def extended_highest(self) -> int:

@@ -139,8 +139,8 @@ class RtpSession:
 
     # RTP
 
-    def receive_rtp(self, data: bytes, now: float) -> None:
-        """Take one decrypted RTP packet."""
+    def receive_rtp(self, data: bytes, now: float, arrived: float) -> None:
+        """Take one decrypted RTP packet, which the kernel got at `arrived`."""
         counters = self._outlet.counters
         if len(data) > MAX_PACKET_BYTES:  # with our extensions it would not fit a row
             counters.drop("oversize")
@@ -157,14 +157,14 @@ class RtpSession:
             counters.drop("unknown_ssrc")
             return
         layer, is_repair = entry
-        self._note_extensions(layer, packet, now)
+        self._note_extensions(layer, packet, now, arrived)
         if is_repair:
             recovered = self._unwrap(layer, packet)
             if recovered is None:
                 return
             packet = recovered
         else:
-            layer.reception.receive(packet.sequence, packet.timestamp, len(data), now)
+            layer.reception.receive(packet.sequence, packet.timestamp, len(data), arrived)
             if now - layer.last_packet_at > LAYER_SILENT_S:
                 layer.track.layer_awoke(layer, now)
             layer.last_packet_at = now
@@ -179,7 +179,7 @@ class RtpSession:
         else:
             counters.drop("silenced" if self.admitted else "not_admitted")
 
-    def _note_extensions(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+    def _note_extensions(self, layer: Layer, packet: RtpPacket, now: float, arrived: float) -> None:
         """Take note of the transport-wide number and of the audio level."""
         track = layer.track
         transport_cc, level = self._noted_ids[track.mid]
@@ -194,19 +194,19 @@ class RtpSession:
             and data[at] == transport_cc << 4 | 1
             and packet.extension_profile == ONE_BYTE_PROFILE
         ):
-            self._note_number(packet.ssrc, data[at + 1] << 8 | data[at + 2], now)
+            self._note_number(packet.ssrc, data[at + 1] << 8 | data[at + 2], arrived)
             return
         for identifier, value in packet.extensions():
             if identifier == transport_cc and len(value) == 2:
-                self._note_number(packet.ssrc, value[0] << 8 | value[1], now)
+                self._note_number(packet.ssrc, value[0] << 8 | value[1], arrived)
                 layer.number_at = data.find(bytes((transport_cc << 4 | 1,)) + value, packet.extension)
                 layer.number_at = max(0, layer.number_at - packet.extension)
             elif identifier == level and value:
                 track.level.receive(value[0], now)
 
-    def _note_number(self, ssrc: int, number: int, now: float) -> None:
+    def _note_number(self, ssrc: int, number: int, arrived: float) -> None:
         self._media_ssrc = ssrc
-        self._arrivals.receive(number, now)
+        self._arrivals.receive(number, arrived)
         due = self._arrivals.next_timer()
         if due is not None and due < self.due:
             self.due = due

@@ -37,8 +37,8 @@ class ArrivalRecorder:
         self._last_at = 0.0
         self._send_at: float | None = None
 
-    def receive(self, number: int, now: float) -> None:
-        """Take the running number of an arrived packet."""
+    def receive(self, number: int, arrived: float) -> None:
+        """Take the running number of a packet, and when it arrived."""
         if self._next is None:
             self._next = number
         ahead = sequence_delta(number, self._next)
@@ -47,9 +47,9 @@ class ArrivalRecorder:
         if ahead > _MAX_GAP:
             self._arrivals.clear()
             self._next = number
-        self._arrivals.setdefault(number, now)
+        self._arrivals.setdefault(number, arrived)
         if self._send_at is None:
-            self._send_at = now + INTERVAL_S
+            self._send_at = arrived + INTERVAL_S
 
     def next_timer(self) -> float | None:
         return self._send_at

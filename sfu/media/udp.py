@@ -9,9 +9,11 @@ import ctypes
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from sfu.clock import unix_seconds
 from sfu.media.datagrams import STRIDE, Block, Messages
 from sfu.media.srtp import Rows
 from sfu.metrics import MediaCounters
@@ -52,14 +54,25 @@ _CHOICE = (
     (_RETURN, 0, 0, 0),
 )
 
+# What Linux tells beside each datagram: struct cmsghdr, then when it arrived by the wall clock, as seconds
+# and nanoseconds (struct timespec; socket(7), asm-generic/socket.h).
+_SO_TIMESTAMPNS = 35
+_STAMP = struct.Struct("=16xqq")
+# One that is farther away than this was made before the wall clock was set.
+OLDEST_S = 1.0
+
 _V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
 
 
 class DatagramReceiver(Protocol):
     """Who takes what the socket brings."""
 
-    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
-        """Take the datagram in a row of `UdpPort.incoming`."""
+    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float, arrived: float) -> None:
+        """Take the datagram in a row of `UdpPort.incoming`.
+
+        `arrived`: when the kernel got it. A process that had to wait for a processor reads it later, and
+        must not take that for a queue on the network.
+        """
 
 
 def _open_aside(first: socket.socket) -> socket.socket | None:
@@ -87,6 +100,17 @@ def _open_aside(first: socket.socket) -> socket.socket | None:
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         return None
     return second
+
+
+def _stamp(each: socket.socket) -> bool:
+    """Let the kernel tell when each datagram arrived; tell whether it can."""
+    if sys.platform != "linux":
+        return False
+    try:
+        each.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    except OSError:
+        return False
+    return True
 
 
 class UdpPort:
@@ -123,7 +147,7 @@ class UdpPort:
         self._filled = 0
         self._receiver: DatagramReceiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._in = Messages(self.incoming, name_bytes)
+        self._in = Messages(self.incoming, name_bytes, _STAMP.size)
         self._out = Messages(self.outgoing, name_bytes)
         # Blocks that were given back, by capacity.
         self._blocks: dict[int, list[Block]] = {}
@@ -133,6 +157,8 @@ class UdpPort:
             self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
         self._aside = _open_aside(self._socket) if self._batched else None
         self._aside_at = 0.0
+        sockets = [self._socket, *([self._aside] if self._aside is not None else [])]
+        self._is_stamped = self._batched and all(_stamp(each) for each in sockets)
 
     def start(self, receiver: DatagramReceiver) -> None:
         """Hand what arrives to a receiver, from now on."""
@@ -184,16 +210,28 @@ class UdpPort:
         if count <= 0 or receiver is None:
             return 0
         now = self._clock()
+        behind = unix_seconds() - now
         lengths = messages.received_lengths[:count].tolist()
         flags = messages.received_flags[:count].tolist()
-        names, size = messages.names, messages.name_bytes
+        names, size, control, is_stamped = (
+            messages.names,
+            messages.name_bytes,
+            messages.control,
+            self._is_stamped,
+        )
+        arrived = now
         self._counters.datagrams_received += count
         for index in range(count):
             if flags[index] & _TRUNCATED:
                 self._counters.drop("oversize")
                 continue
+            if is_stamped:
+                seconds, nanoseconds = _STAMP.unpack_from(control, index * _STAMP.size)
+                arrived = seconds + nanoseconds * 1e-9 - behind
+                if not now - OLDEST_S < arrived < now:
+                    arrived = now
             at = index * size
-            receiver.receive_datagram(index, lengths[index], bytes(names[at : at + size]), now)
+            receiver.receive_datagram(index, lengths[index], bytes(names[at : at + size]), now, arrived)
         return count
 
     def _receive_singly(self) -> int:
@@ -208,7 +246,8 @@ class UdpPort:
             else:
                 assert self._receiver is not None  # start came first
                 self.incoming.put(0, data)
-                self._receiver.receive_datagram(0, len(data), self._sockaddr(address), self._clock())
+                now = self._clock()
+                self._receiver.receive_datagram(0, len(data), self._sockaddr(address), now, now)
         return BATCH
 
     def _sockaddr(self, address: tuple[str, int] | tuple[str, int, int, int]) -> bytes:

@@ -64,10 +64,14 @@ async ({ token, room, publishes }) => {
   const pick = (entry, names) => Object.fromEntries(names.map((name) => [name, entry?.[name] ?? 0]));
 
   /** What is published, by rid. */
-  const sent = async () => Object.fromEntries((await entries("outbound-rtp"))
-    .filter(({ kind }) => kind === "video")
-    .map((entry) => [entry.rid, pick(entry, ["framesSent", "framesPerSecond", "frameHeight", "bytesSent",
-      "headerBytesSent", "qualityLimitationReason"])]));
+  const sent = async () => {
+    const [pair] = (await entries("candidate-pair")).filter(({ nominated }) => nominated);
+    return Object.fromEntries((await entries("outbound-rtp"))
+      .filter(({ kind }) => kind === "video")
+      .map((entry) => [entry.rid, { ...pick(entry, ["framesSent", "framesPerSecond", "frameHeight",
+        "bytesSent", "headerBytesSent", "qualityLimitationReason"]),
+        ...pick(pair, ["availableOutgoingBitrate"]) }]));
+  };
 
   const BOTH = ["packetsReceived", "packetsLost", "bytesReceived", "headerBytesReceived",
     "retransmittedPacketsReceived", "retransmittedBytesReceived", "nackCount", "jitterBufferDelay",
@@ -217,6 +221,17 @@ class Show:
             await self.sample()
         return self.samples[first:]
 
+    async def sees_all(self, within_s: float) -> None:
+        """See the full picture come; if it does not, tell the time line."""
+        loop = asyncio.get_running_loop()
+        end, first = loop.time() + within_s, len(self.samples)
+        while not await self.viewer.page.evaluate(_SHOWN, FULL_HEIGHT):
+            if loop.time() > end:
+                await self.tell("the full picture does not come")
+                pytest.fail(f"no full picture within {within_s:.0f} s", pytrace=False)
+            await self.observe(SAMPLE_S)
+        del self.samples[first:]
+
     async def frozen(self) -> list[tuple[float, float]]:
         """Return when pictures stood still longest, and for how long, the longest first."""
         seen = await self.viewer.page.evaluate("guest.seen")
@@ -233,7 +248,9 @@ class Show:
     async def tell(self, title: str) -> None:
         """Print the time line."""
         print(f"\n{title}")
-        print("     t  height fps kbit/s  loss layer  publisher: fps of each layer, what holds it back")
+        print(
+            "     t  height fps kbit/s  loss layer  publisher: fps of each layer, what holds it back, kbit/s"
+        )
         marks = iter([*self._marks, (float("inf"), "")])
         mark = next(marks)
         zero = self.samples[0].at
@@ -247,10 +264,11 @@ class Show:
             video = sample.received["video"]
             fps = " ".join(f"{sample.sent[rid]['framesPerSecond']:.0f}" for rid in RIDS)
             limited = {str(sample.sent[rid]["qualityLimitationReason"]) for rid in RIDS}
+            estimate = sample.sent["f"]["availableOutgoingBitrate"] / 1000
             print(
                 f"{sample.at - zero:6.1f}  {video['frameHeight']:6} {video['framesPerSecond']:3.0f}"
                 f" {sample.rate(shown) / 1000:6.0f} {sample.loss(shown):5.1%} {sample.received['layer']!s:5}"
-                f"  {fps}  {'/'.join(sorted(limited))}"
+                f"  {fps}  {'/'.join(sorted(limited))} {estimate:.0f}"
             )
             shown = sample
         first, last = self.samples[0], self.samples[-1]
@@ -357,7 +375,7 @@ async def stage(lab: Lab, server: ServerProcess, browse: Open, request) -> Async
 async def test_narrow_link(lab, stage):
     link = lab.link()
     show = await stage(link)
-    await show.viewer.until(_SHOWN, FULL_HEIGHT, timeout_s=START_S)
+    await show.sees_all(START_S)
     await show.observe(2)
 
     link.narrow(300_000)
@@ -367,7 +385,7 @@ async def test_narrow_link(lab, stage):
     dropped = link.traffic() - before
     link.widen()
     widened = await show.mark("wide again")
-    await show.viewer.until(_SHOWN, FULL_HEIGHT, timeout_s=15)
+    await show.sees_all(15)
     await show.observe(3)
 
     await show.tell("a link that becomes narrow")
@@ -389,7 +407,7 @@ async def test_narrow_link(lab, stage):
 async def test_lossy_link(lab, stage):
     link = lab.link(delay_s=0.025)
     show = await stage(link)
-    await show.viewer.until(_SHOWN, FULL_HEIGHT, timeout_s=START_S)
+    await show.sees_all(START_S)
 
     link.lose(0.05)
     samples = await show.observe(30)

@@ -303,10 +303,10 @@ async def test_losses_on_the_way_from_a_publisher_are_repaired(plane):
         connection = plane.connection("ada")
         receive, count = connection.rtp.receive_rtp, Counter()
 
-        def lossy(data, now):
+        def lossy(data, now, arrived):
             count["all"] += 1
             if count["all"] % 10 != 0:
-                receive(data, now)
+                receive(data, now, arrived)
 
         connection.rtp.receive_rtp = lossy
         await bob.decoded(video=80)

@@ -111,7 +111,9 @@ def test_layers_that_come_and_go_leave_nothing_behind():
     Leg(slot(), SENDING, Outlet(), 100).attach(session.tracks["0"], 0.0)
     for number in range(100):
         elements = [(4, b"0"), (10, b"q")]
-        session.receive_rtp(rtp_bytes(1, VP8_KEY, ssrc=1000 + number, elements=elements), number / 100)
+        session.receive_rtp(
+            rtp_bytes(1, VP8_KEY, ssrc=1000 + number, elements=elements), number / 100, number / 100
+        )
     assert len(session.tracks["0"].fan_out._plans) <= 2
 
 

@@ -72,7 +72,7 @@ class Scene:
     def receive(self, data: bytes, now: float) -> None:
         """Let the peer take a datagram, from a row in the midst of others."""
         self.rows.buffer[2 * STRIDE : 2 * STRIDE + len(data)] = data
-        self.peer.receive_media(self.rows, 2, len(data), now)
+        self.peer.receive_media(self.rows, 2, len(data), now, now)
 
     def hear(self, *packets: bytes, now: float = 100.0) -> None:
         self.receive(self.client.protect_rtcp(b"".join(packets)), now)

@@ -44,7 +44,7 @@ class Endpoint:
             raise RuntimeError("a bug of ours")
         self.dtls.append(data)
 
-    def receive_media(self, rows: Rows, index: int, length: int, now: float) -> None:
+    def receive_media(self, rows: Rows, index: int, length: int, now: float, arrived: float) -> None:
         at = index * rows.stride
         self.media.append(bytes(rows.buffer[at : at + length]))
 

@@ -100,7 +100,7 @@ class Scene:
 
     def rtp(self, *sequences: int, now: float = 0.0, payload: bytes = VP8_DELTA, **changes) -> None:
         for sequence in sequences:
-            self.session.receive_rtp(rtp_bytes(sequence, payload, **changes), now)
+            self.session.receive_rtp(rtp_bytes(sequence, payload, **changes), now, now)
 
     def hear(self, *packets: bytes, now: float = 0.0) -> None:
         self.session.receive_rtcp(b"".join(packets), now)
@@ -244,7 +244,7 @@ def test_a_duplicate_is_not_forwarded():
 def test_a_broken_packet_is_dropped():
     """And counted."""
     scene = Scene()
-    scene.session.receive_rtp(b"\x80\x60", 0.0)
+    scene.session.receive_rtp(b"\x80\x60", 0.0, 0.0)
     assert scene.dropped == {"malformed_rtp": 1}
 
 
@@ -260,8 +260,8 @@ def test_a_packet_too_large_for_a_row_is_not_forwarded():
 def test_any_bytes_may_come(data):
     """As RTP and as RTCP: nothing is raised."""
     scene = Scene(section(ssrcs=(1,)), slot())
-    scene.session.receive_rtp(data, 0.0)
-    scene.session.receive_rtp(rtp_bytes(1)[:12] + data, 0.0)
+    scene.session.receive_rtp(data, 0.0, 0.0)
+    scene.session.receive_rtp(rtp_bytes(1)[:12] + data, 0.0, 0.0)
     scene.session.receive_rtcp(data, 0.0)
     scene.session.handle_timer(10.0)
 
@@ -299,7 +299,7 @@ def test_a_padded_repeat_loses_its_padding():
     scene = Scene()
     data = bytearray(rtp_bytes(900, b"\0\2" + VP8_DELTA + b"\0\0\x03", payload_type=97, ssrc=2))
     data[0] |= 0x20
-    scene.session.receive_rtp(bytes(data), 0.0)
+    scene.session.receive_rtp(bytes(data), 0.0, 0.0)
     assert scene.got == [("", 2, VP8_DELTA)]
 
 

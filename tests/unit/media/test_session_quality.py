@@ -83,7 +83,7 @@ class Peer:
             data = rtp_bytes(
                 sequence, payload, payload_type=payload_type, ssrc=ssrc, timestamp=sequence * 900
             )
-            session.receive_rtp(data, self.now + step / 100)
+            session.receive_rtp(data, self.now + step / 100, self.now + step / 100)
 
     def tick(self) -> None:
         """Let a second end."""
@@ -169,7 +169,7 @@ def test_repairs_of_a_publisher_are_no_stream_of_their_own():
     peer.second()
     for sequence in (5000, 6000, 6001, 9000):
         repair = rtp_bytes(sequence, b"\x03\xe8" + VP8_DELTA, payload_type=97, ssrc=2)
-        peer.session.receive_rtp(repair, peer.now)
+        peer.session.receive_rtp(repair, peer.now, peer.now)
     peer.second()
     assert peer.quality.loss == 0.0
 

@@ -5,10 +5,12 @@ import ctypes
 import errno
 import socket
 import struct
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
+from sfu.clock import unix_seconds
 from sfu.media import rtcp, udp
 from sfu.media.datagrams import STRIDE, Block
 from sfu.media.srtp import Rows
@@ -38,12 +40,15 @@ class Receiver:
     got: list[bytes] = field(default_factory=list)
     senders: list[bytes] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    # How long before it was read each had come.
+    ages: list[float] = field(default_factory=list)
 
-    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float) -> None:
+    def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float, arrived: float) -> None:
         at = index * self.rows.stride
         self.got.append(bytes(self.rows.buffer[at : at + length]))
         self.senders.append(sockaddr)
         assert now == 42.0
+        self.ages.append(now - arrived)
         self.arrived.set()
 
     async def wait_for(self, count: int) -> None:
@@ -114,6 +119,41 @@ async def test_rows_arrive_as_they_were_sent(ports, host, batched):
     assert (a.counters.datagrams_sent, b.counters.datagrams_received) == (100, 100)
     a.udp.flush()
     assert a.counters.datagrams_sent == 100
+
+
+def be_away(seconds: float) -> None:
+    """Let nobody in this process do anything for a while."""
+    time.sleep(seconds)
+
+
+async def test_when_a_datagram_arrived_is_told_by_the_kernel(ports):
+    """A process that had no processor for a while reads it late, and knows."""
+    a, b = ports(), ports()
+    a.udp.send_now(b"first", b.sockaddr)
+    be_away(0.04)
+    a.udp.send_now(b"second", b.sockaddr)
+    be_away(0.02)
+    await b.receiver.wait_for(2)
+    first, second = b.receiver.ages
+    assert first - second >= 0.04
+    assert 0.02 <= second < udp.OLDEST_S
+
+
+async def test_a_wall_clock_that_is_set_makes_nothing_old(ports, monkeypatch):
+    """What seems to have arrived long ago, or in the future, has arrived now."""
+    a, b = ports(), ports()
+    for step in (3600, -3600):
+        monkeypatch.setattr(udp, "unix_seconds", lambda step=step: unix_seconds() + step)
+        a.udp.send_now(b"x", b.sockaddr)
+        await b.receiver.wait_for(len(b.receiver.ages) + 1)
+    assert b.receiver.ages == [0.0, 0.0]
+
+
+async def test_without_batches_it_has_arrived_when_it_is_read(ports):
+    a, b = ports(batched=False), ports(batched=False)
+    a.udp.send_now(b"x", b.sockaddr)
+    await b.receiver.wait_for(1)
+    assert b.receiver.ages == [0.0]
 
 
 @both_ways
