@@ -72,10 +72,12 @@ async def run(name: str, tests: list[str], *, measured: bool, nice: int = 0) -> 
     began = time.monotonic()
     program = ["-m", "coverage", "run", "-p"] if measured else []
     command = [sys.executable, *program, "-m", "pytest", "-p", "no:cacheprovider", *tests]
+    # Hundreds of servers are started: none of them compiles what the one before has compiled.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.NamedTemporaryFile(prefix=f"row-{name}-", suffix=".log") as log:
         print(f"row {name} begins; how far it is: {log.name}", flush=True)
         process = await asyncio.create_subprocess_exec(
-            *command, cwd=ROOT, stdout=log, stderr=log, preexec_fn=lambda: os.nice(nice)
+            *command, cwd=ROOT, env=environment, stdout=log, stderr=log, preexec_fn=lambda: os.nice(nice)
         )
         code = await process.wait()
         log.seek(0)
