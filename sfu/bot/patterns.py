@@ -82,6 +82,11 @@ class Tone(MediaStreamTrack):
         self._started: float | None = None
         self._sent = 0
 
+    @property
+    def sent_s(self) -> float:
+        """How much of it was sent, in seconds."""
+        return self._sent / SAMPLE_RATE
+
     async def recv(self) -> AudioFrame:
         """Return the next 20 ms when their time has come."""
         if self.readyState != "live":

@@ -169,9 +169,9 @@ async def record_a_call(stage: Stage, folder: Path) -> Kept:
 
 
 async def sends(person: Bot, pictures: int) -> None:
-    """Wait until somebody has sent so many more pictures."""
-    wanted = person.video.frames + pictures
-    await until(lambda: person.video.frames >= wanted)
+    """Wait until somebody has sent so many more pictures, and as much sound."""
+    wanted, spoken = person.video.frames + pictures, person.voice.sent_s + pictures / SECOND
+    await until(lambda: person.video.frames >= wanted and person.voice.sent_s >= spoken)
 
 
 async def evil(stage: Stage, stack: AsyncExitStack) -> Bot:

@@ -232,6 +232,7 @@ class Person:
     client: Client
     media: MediaConnection
     video: CounterVideo = field(default_factory=CounterVideo)
+    voice: Tone = field(default_factory=lambda: Tone(440.0))
     # Numbers of the pictures that arrived.
     seen: list[int] = field(default_factory=list)
     # Every `call.recording` event, and when it came.
@@ -248,7 +249,7 @@ class Person:
 
     async def join(self, target: dict[str, str], *, sends: bool = True, slots: int = 1) -> None:
         """Connect, and publish a tone and pictures."""
-        tracks = [Tone(440.0), self.video] if sends else []
+        tracks = [self.voice, self.video] if sends else []
         reply = await self.media.join(target, tracks, audio_slots=slots, video_slots=slots)
         me = next(p for p in reply["participants"] if p["participant_id"] == reply["participant_id"])
         self.track_ids = {track["kind"]: track["track_id"] for track in me["tracks"]}
