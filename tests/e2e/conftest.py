@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
@@ -12,8 +13,10 @@ Welcome = Callable[..., Awaitable[Person]]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
+async def browser(request: pytest.FixtureRequest) -> AsyncIterator[Browser]:
+    """Chromium; its cameras take ten pictures a second unless the file says more: encoding is what costs."""
+    fps = getattr(request.module, "CAMERA_FPS", 10)
+    async with chromium(f"--use-fake-device-for-media-stream=fps={fps}") as browser:
         yield browser
 
 

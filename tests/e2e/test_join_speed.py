@@ -8,6 +8,7 @@ import pytest
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 JOINS = 20
+CAMERA_FPS = 20
 # The bar for the 95th percentile of either.
 BAR_MS = 300
 # The server asks a publisher for one keyframe per 500 ms: a join sooner would measure that.

@@ -15,6 +15,8 @@ from tests.support.browser import Person
 from tests.support.process import ServerProcess, server_process
 from tests.support.recording import SECRET, Recorded
 
+CAMERA_FPS = 20
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 TALK_S = 4.0
