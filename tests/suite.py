@@ -27,7 +27,6 @@ SECOND = {
     "test_call",
     "test_consent",
     "test_cuts",
-    "test_load_test",
     "test_media_over_tcp",
     "test_processes",
     "test_recording",
@@ -39,7 +38,7 @@ SECOND = {
     "test_webhooks",
 }
 # In this order: what computes may still be at its end when the first of them begin.
-MEASURES = ("test_recording_faults", "test_bench", "test_join_speed", "test_links")
+MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_speed", "test_links")
 
 # Of a file whose other tests wait, one that measures: it is run with those.
 APART = "tests/e2e/test_player_in_chromium.py::test_two_pictures_and_three_voices_play_in_step"
