@@ -1,8 +1,9 @@
 """One packet to many receivers of the same layer, as rows of one array.
 
 What is common is written by broadcast, what is each leg's own by columns: sequence number,
-media time, SSRC, transport-wide number, frame and picture numbers. libsrtp then encrypts
-each row in place, and the rows, whose addresses stand there already, go out in one `sendmmsg`.
+media time, SSRC, transport-wide number, frame and picture numbers. For a few receivers the same
+is written row by row, which touches less of memory. libsrtp then encrypts each row in place, and
+the rows go out in one `sendmmsg`.
 
 Only packets in their order come here. Late ones, and whatever a leg must decide for itself
 (where to begin, what to repeat), go through the leg; so legs need their state only now and
@@ -16,35 +17,35 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sfu.media.datagrams import Block
-from sfu.media.number_bank import SENT_KEPT, NumberBank
+from sfu.media.datagrams import AUDIENCE_ROWS
+from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
-from sfu.media.srtp import Ciphers, SrtpContext
+from sfu.media.srtp import Ciphers, Rows, SrtpContext
 from sfu.metrics import MediaCounters
 
 # Below this the arrays cost more than they save (bench/fan_out.py).
 MIN_LEGS = 2
 
-# A larger audience is several batches, each with rows of its own.
-MAX_LEGS = 256
+# A larger audience is several batches.
+MAX_LEGS = AUDIENCE_ROWS
 
-# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet.
-_HEAD = struct.Struct("!BHI")
+# Up to so many rows are written one by one (bench/fan_out.py --cold).
+FEW_LEGS = 16
+
+# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet; then the SSRC.
+_HEAD, _HEAD_AND_SSRC = struct.Struct("!BHI"), struct.Struct("!BHII")
+_TWO = struct.Struct("!H")
 
 
 class RowOutlet(Protocol):
     """Where rows go out: the UDP port."""
 
-    def take_block(self, sockaddrs: Sequence[bytes]) -> Block:
-        """Return rows for an audience, one to each address."""
+    audience: Rows
 
-    def give_back(self, block: Block) -> None:
-        """Take rows back that nobody uses any more."""
-
-    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
-        """Send the first rows; False: the socket was full."""
+    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
+        """Send the first rows of `audience` to the addresses in `names`; False: the socket was full."""
 
 
 class Lane(NamedTuple):
@@ -97,29 +98,30 @@ class Batch:
         self._count = len(legs)
         first = lanes[0]
         self._out, self._counters, self._bank = first.out, first.counters, first.bank
-        self._block = first.out.take_block([lane.sockaddr for lane in lanes])
-        rows = self._block.rows
-        self._matrix = rows.matrix[: self._count]
-        self._lengths = rows.lengths[: self._count]
+        self._names = b"".join([lane.sockaddr for lane in lanes])
+        rows = self._rows = first.out.audience
         self._protect_all = Ciphers([lane.context for lane in lanes], rows).protect_all
-        self._places = np.array([lane.place for lane in lanes])
-        self._sent_rows = self._places * SENT_KEPT
         columns = np.array([leg.offsets() for leg in legs], np.int64)
-        # What the others' offsets are measured from; it is the first leg's.
-        self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
-        self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
-        self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
-        # Legs that took up a layer when it was fresh have its own numbers, all of them.
-        self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
-        self._ssrc_column = self._column(8, ">u4")
-        self._ssrcs = columns[:, 0].astype(">u4")
-        self._sequence_column, self._timestamp_column = self._column(2, ">u2"), self._column(4, ">u4")
+        self._is_few = self._count <= FEW_LEGS
+        if self._is_few:
+            # (row, where it begins, place of its number, offsets of sequence and timestamp, SSRC)
+            self._few = [
+                (
+                    index,
+                    index * rows.stride,
+                    lane.place,
+                    *columns[index, 1:3].tolist(),
+                    int(columns[index, 0]),
+                )
+                for index, lane in enumerate(lanes)
+            ]
+        else:
+            self._prepare_columns(lanes, columns)
         self._pictures = columns[:, 3].astype(np.uint16)
         self._tl0s = columns[:, 4].astype(np.uint8)
         self._frames = columns[:, 5].astype(np.uint16)
         self._move_pictures = bool(self._pictures.any() or self._tl0s.any())
         self._move_frames = bool(self._frames.any())
-        self._numbers = np.zeros(self._count, np.uint16)
         # Two bytes of each row at a place, by place.
         self._twos: dict[int, NDArray[np.uint16]] = {}
         # The frame of which packets were dropped because the socket was full, by its timestamp.
@@ -134,14 +136,26 @@ class Batch:
         start = legs[0].newest()
         self._newest = (start + max(sequence_delta(leg.newest(), start) for leg in legs)) & 0xFFFF
 
+    def _prepare_columns(self, lanes: Sequence[Lane], columns: NDArray[np.int64]) -> None:
+        rows, count = self._rows, self._count
+        self._matrix, self._lengths = rows.matrix[:count], rows.lengths[:count]
+        self._places = np.array([lane.place for lane in lanes])
+        self._sent_rows = self._places * SENT_KEPT
+        self._numbers = np.zeros(count, np.uint16)
+        # What the others' offsets are measured from; it is the first leg's.
+        self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
+        self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
+        self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
+        # Legs that took up a layer when it was fresh have its own numbers, all of them.
+        self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
+        self._ssrc_column = self._column(8, ">u4")
+        self._ssrcs = columns[:, 0].astype(">u4")
+        self._sequence_column, self._timestamp_column = self._column(2, ">u2"), self._column(4, ">u4")
+
     def _column(self, at: int, form: str) -> NDArray[Any]:
         """Return numbers of each row at a place, wherever that is."""
-        rows = self._block.rows
+        rows = self._rows
         return np.ndarray((self._count,), form, rows.buffer, offset=at, strides=(rows.stride,))
-
-    def close(self) -> None:
-        """Give the rows back; nothing may be sent afterwards."""
-        self._out.give_back(self._block)
 
     def takes(self, packet: RtpPacket) -> bool:
         """Tell whether a packet comes in its order; a late one is for the legs themselves."""
@@ -164,19 +178,18 @@ class Batch:
         self._spoilt = None
         length = len(body.data)
         common = bytearray(body.data)
-        sequence, timestamp = packet.sequence + self._sequence, packet.timestamp + self._timestamp
-        _HEAD.pack_into(
-            common, 1, packet.marker << 7 | payload_type, sequence & 0xFFFF, timestamp & 0xFFFFFFFF
-        )
         if body.abs_send_time_at:
             when = int(now * 262_144) & 0xFFFFFF
             common[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
-        self._matrix[:, :length] = np.frombuffer(common, np.uint8)
-        self._ssrc_column[:] = self._ssrcs
-        self._write_numbers(packet, body, now)
-        self._lengths[:] = length
+        marked = packet.marker << 7 | payload_type
+        if self._is_few:
+            self._write_few(common, marked, packet, body.transport_cc_at, now)
+        else:
+            self._write_many(common, marked, packet, body.transport_cc_at, now)
+        if self._move_frames or self._move_pictures:
+            self._move(packet, body)
         refused = self._protect_all()
-        sent = self._out.send_block(self._block, count, length, refused)
+        sent = self._out.send_rows(self._names, count, refused)
         if not sent and profile.is_video:
             self._spoilt = packet.timestamp
         if refused:  # cannot be for a fresh number; an empty row goes nowhere
@@ -191,18 +204,52 @@ class Batch:
         if body.frame_number_at:
             self._numbered = body
 
-    def _write_numbers(self, packet: RtpPacket, body: Body, now: float) -> None:
-        """Write what differs from row to row beside the SSRC."""
+    def _write_few(
+        self, common: bytearray, marked: int, packet: RtpPacket, number_at: int, now: float
+    ) -> None:
+        """Write the packet into the rows, one after the other."""
+        rows, numbers, sent = self._rows, self._bank.cells, self._bank.sent_cells
+        buffer, set_length, length = rows.buffer, rows.set_length, len(common)
+        sequence, timestamp = packet.sequence, packet.timestamp
+        entry = sent_entry(length, now)
+        for index, at, place, sequence_offset, timestamp_offset, ssrc in self._few:
+            buffer[at : at + length] = common
+            _HEAD_AND_SSRC.pack_into(
+                buffer,
+                at + 1,
+                marked,
+                (sequence + sequence_offset) & 0xFFFF,
+                (timestamp + timestamp_offset) & 0xFFFFFFFF,
+                ssrc,
+            )
+            if number_at:
+                number = (numbers[place] + 1) & 0xFFFF
+                numbers[place] = number
+                sent[place * SENT_KEPT + number % SENT_KEPT] = entry
+                _TWO.pack_into(buffer, at + number_at, number)
+            set_length(index, length)
+
+    def _write_many(
+        self, common: bytearray, marked: int, packet: RtpPacket, number_at: int, now: float
+    ) -> None:
+        """Write the packet into all rows at once, and what differs from row to row by columns."""
+        length = len(common)
+        sequence, timestamp = packet.sequence + self._sequence, packet.timestamp + self._timestamp
+        _HEAD.pack_into(common, 1, marked, sequence & 0xFFFF, timestamp & 0xFFFFFFFF)
+        self._matrix[:, :length] = np.frombuffer(common, np.uint8)
+        self._lengths[:] = length
+        self._ssrc_column[:] = self._ssrcs
         if self._is_mixed:
-            sequence = np.uint16((packet.sequence + self._sequence) & 0xFFFF)
-            self._sequence_column[:] = self._sequences + sequence
-            timestamp = np.uint32((packet.timestamp + self._timestamp) & 0xFFFFFFFF)
-            self._timestamp_column[:] = self._timestamps + timestamp
-        if body.transport_cc_at:
+            self._sequence_column[:] = self._sequences + np.uint16(sequence & 0xFFFF)
+            self._timestamp_column[:] = self._timestamps + np.uint32(timestamp & 0xFFFFFFFF)
+        if number_at:
             numbers = self._numbers
-            self._bank.next_block(self._places, self._sent_rows, numbers, len(body.data), now)
-            self._put_two(body.transport_cc_at, numbers)
-        if body.frame_number_at and self._move_frames:
+            self._bank.next_block(self._places, self._sent_rows, numbers, length, now)
+            self._put_two(number_at, numbers)
+
+    def _move(self, packet: RtpPacket, body: Body) -> None:
+        """Write frame and picture numbers, where legs have their own."""
+        if self._move_frames and body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
             self._put_two(body.frame_number_at, self._frames + np.uint16(number))
         if self._move_pictures and packet.payload_type in self._profile.vp8:
@@ -216,9 +263,11 @@ class Batch:
             if descriptor.picture_bits == 15:
                 self._put_two(at, pictures | np.uint16(0x8000))
             else:
-                self._matrix[:, at] = pictures & np.uint16(0x7F)
+                self._rows.matrix[: self._count, at] = pictures & np.uint16(0x7F)
         if descriptor.tl0_at:
-            self._matrix[:, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(descriptor.tl0_index)
+            self._rows.matrix[: self._count, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(
+                descriptor.tl0_index
+            )
 
     def _put_two(self, at: int, values: NDArray[np.uint16]) -> None:
         column = self._twos.get(at)

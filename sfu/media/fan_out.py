@@ -170,7 +170,6 @@ class FanOut(Generic[LayerT]):
         if group.batch is not None:
             for leg in group.legs:
                 leg.enter(None)
-            group.batch.close()
             group.batch = None
 
     def _gather(self, plan: _Plan[LayerT], now: float) -> None:

@@ -4,8 +4,12 @@ Beside each counter stand the last packets that were sent under it: when, and ho
 Feedback speaks of numbers; here is what they mean.
 """
 
+from typing import Any, cast
+
 import numpy as np
 from numpy.typing import NDArray
+
+from sfu.media.packet import sequence_delta
 
 # Packets remembered of each peer, a power of two: a second of 8 Mbit/s, while feedback comes
 # several times a second.
@@ -16,6 +20,16 @@ _MAX_AGE_S = 3.0
 
 _MASK = SENT_KEPT - 1
 _SIZE_BITS = 16
+_SIZE_MASK = (1 << _SIZE_BITS) - 1
+
+
+def sent_entry(size: int, now: float) -> int:
+    """Return what is remembered of a packet: microseconds of `now` shifted by 16 bits, and its size."""
+    return int(now * 1e6) << _SIZE_BITS | size
+
+
+def _cells(array: NDArray[Any]) -> "memoryview[int]":
+    return memoryview(cast(Any, array))
 
 
 class NumberBank:
@@ -23,9 +37,11 @@ class NumberBank:
 
     def __init__(self) -> None:
         self.values: NDArray[np.uint16] = np.zeros(64, np.uint16)
-        # One row a peer: microseconds of `now` shifted by 16 bits, and the size.
+        # SENT_KEPT entries a peer.
         self.sent: NDArray[np.int64] = np.zeros(64 * SENT_KEPT, np.int64)
         self._free = list(range(63, -1, -1))
+        # The same memory as plain numbers: one of them is read in a tenth of the time.
+        self.cells, self.sent_cells = _cells(self.values), _cells(self.sent)
 
     def take(self) -> int:
         """Return the place of a fresh counter."""
@@ -33,6 +49,7 @@ class NumberBank:
             size = len(self.values)
             self.values = np.concatenate([self.values, np.zeros(size, np.uint16)])
             self.sent = np.concatenate([self.sent, np.zeros(size * SENT_KEPT, np.int64)])
+            self.cells, self.sent_cells = _cells(self.values), _cells(self.sent)
             self._free = list(range(2 * size - 1, size - 1, -1))
         place = self._free.pop()
         self.values[place] = 0
@@ -44,9 +61,9 @@ class NumberBank:
 
     def next(self, place: int, size: int, now: float) -> int:
         """Count one on for a packet of `size` bytes, and return its number."""
-        number = (int(self.values[place]) + 1) & 0xFFFF
-        self.values[place] = number
-        self.sent[place * SENT_KEPT + (number & _MASK)] = int(now * 1e6) << _SIZE_BITS | size
+        number: int = (self.cells[place] + 1) & 0xFFFF
+        self.cells[place] = number
+        self.sent_cells[place * SENT_KEPT + (number & _MASK)] = sent_entry(size, now)
         return number
 
     def next_block(
@@ -57,25 +74,35 @@ class NumberBank:
         values.take(places, out=out, mode="clip")
         np.add(out, 1, out=out)
         values[places] = out
-        self.sent[rows + (out & _MASK)] = int(now * 1e6) << _SIZE_BITS | size
+        self.sent[rows + (out & _MASK)] = sent_entry(size, now)
 
     def recall(self, place: int, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
         """Return when the packets from a number on were sent, and their sizes; 0 where that is forgotten."""
-        numbers = np.arange(first, first + count)
-        entries = self.sent[(numbers & _MASK) + place * SENT_KEPT].tolist()
+        entries = self._entries(place, first, count)
         oldest = int((now - _MAX_AGE_S) * 1e6) << _SIZE_BITS
-        size_mask = (1 << _SIZE_BITS) - 1
-        # Of a number that is too far behind the last one, or before it, another stands in its place.
-        behind = ((int(self.values[place]) - numbers) & 0xFFFF).tolist()
-        sizes = [
-            entry & size_mask if entry > oldest and back < SENT_KEPT else 0
-            for entry, back in zip(entries, behind, strict=True)
-        ]
+        sizes = [entry & _SIZE_MASK if entry > oldest else 0 for entry in entries]
         return [(entry >> _SIZE_BITS) * 1e-6 for entry in entries], sizes
 
     def recall_bytes(self, place: int, first: int, count: int) -> int:
         """Return the bytes of the packets from a number on."""
-        numbers = np.arange(first, first + count)
-        known = ((int(self.values[place]) - numbers) & 0xFFFF) < SENT_KEPT
-        sizes = self.sent[(numbers & _MASK) + place * SENT_KEPT] & ((1 << _SIZE_BITS) - 1)
-        return int((sizes * known).sum())
+        return sum([entry & _SIZE_MASK for entry in self._entries(place, first, count)])
+
+    def _entries(self, place: int, first: int, count: int) -> list[int]:
+        """Return what is remembered of the packets from a number on, 0 of those that are not."""
+        last = self.cells[place]
+        newest = sequence_delta(first + count - 1, last)  # above zero: these were not sent yet
+        oldest = sequence_delta(first, last)
+        if newest > 0 or oldest <= -SENT_KEPT:
+            # Of a number that is too far behind the last one, or before it, another stands in its place.
+            at = [(first + step) & 0xFFFF for step in range(count)]
+            cells = self.sent_cells
+            return [
+                cells[place * SENT_KEPT + (number & _MASK)] if (last - number) & 0xFFFF < SENT_KEPT else 0
+                for number in at
+            ]
+        row, begin = place * SENT_KEPT, first & _MASK
+        end = begin + count
+        if end <= SENT_KEPT:
+            return self.sent_cells[row + begin : row + end].tolist()
+        rest = self.sent_cells[row : row + end - SENT_KEPT].tolist()
+        return self.sent_cells[row + begin : row + SENT_KEPT].tolist() + rest

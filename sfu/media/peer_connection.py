@@ -334,8 +334,12 @@ class PeerConnection(RTCPeerConnection):
             self.counters.drop("before_keys")
             return
         # RFC 5761 section 4: RTCP types 192-223 are no RTP payload types.
-        if 192 <= rows.buffer[index * rows.stride + 1] <= 223:
-            self._receive_rtcp(incoming, rows, index, length, now)
+        second = rows.buffer[index * rows.stride + 1]
+        if 192 <= second <= 223:
+            if second == rtcp.RTPFB and self._is_surplus(rows, index, length, now):
+                self.counters.feedback_skipped += 1
+            else:
+                self._receive_rtcp(incoming, rows, index, length, now)
             return
         data = incoming.open(rows, index, length)
         if data is not None:
@@ -351,9 +355,6 @@ class PeerConnection(RTCPeerConnection):
             self.counters.drop("rtcp_flood")
             return
         self._rtcp_budget -= 1
-        if self._is_surplus(rows, index, length, now):
-            self.counters.feedback_skipped += 1
-            return
         rows.set_length(index, length)
         if incoming.unprotect_rtcp(rows, index):
             self.rtp.receive_rtcp(rows.take(index), now)
@@ -362,11 +363,11 @@ class PeerConnection(RTCPeerConnection):
 
     def _is_surplus(self, rows: Rows, index: int, length: int, now: float) -> bool:
         """Tell whether a compound is nothing but feedback that nobody needs: its header is not encrypted."""
-        at, buffer = index * rows.stride, rows.buffer
-        if buffer[at] & 0x1F != 15 or buffer[at + 1] != rtcp.RTPFB:
+        if now >= self.rtp.subscriptions.pass_over_until:
             return False
+        at, buffer = index * rows.stride, rows.buffer
         alone = 4 + 4 * (buffer[at + 2] << 8 | buffer[at + 3]) + MAX_SRTCP_TRAILER_BYTES >= length
-        return alone and not self.rtp.subscriptions.needs_feedback(now)
+        return alone and buffer[at] & 0x1F == 15
 
     # The outlet of the RTP session
 

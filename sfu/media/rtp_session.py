@@ -176,6 +176,7 @@ class RtpSession:
         self._watch_loss(layer, packet, now)
         if self.admitted and not layer.track.is_silenced:
             layer.track.fan_out.forward(layer, packet, now)
+            packet.bodies = {}  # few are asked for again, and then they are built again
         else:
             counters.drop("silenced" if self.admitted else "not_admitted")
 

@@ -4,6 +4,7 @@ The only file that touches private names of pylibsrtp: its cffi binding and the 
 of a session. `tests/unit/media/test_srtp.py` fails when they move.
 """
 
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,37 +21,41 @@ SRTP_TRAILER_BYTES = 144
 
 
 class Rows:
-    """A block of equal rows of memory, with the pointers that libsrtp wants."""
+    """A block of equal rows of memory, with the pointers that libsrtp wants.
+
+    A row's length stands in its `struct iovec`, and nowhere else: what libsrtp makes of a length is
+    what `sendmmsg` sends.
+    """
 
     def __init__(self, count: int, stride: int) -> None:
         self.count, self.stride = count, stride
         self.buffer = bytearray(count * stride)
         self.view = memoryview(self.buffer)
-        whole = ffi.from_buffer("char[]", self.buffer)
-        self._whole = whole
-        # Address of the first row, for the iovecs of recvmmsg and sendmmsg.
-        self.address = int(ffi.cast("uintptr_t", whole))
-        self._cells = ffi.new("int[]", count)
-        self._pointers = [ffi.addressof(whole, index * stride) for index in range(count)]
-        self._length_pointers = [ffi.addressof(self._cells, index) for index in range(count)]
-        # The same lengths as an array, so that a batch is read in one step.
-        self.lengths: NDArray[np.int32] = np.frombuffer(ffi.buffer(self._cells), np.int32)
-        # And the rows themselves, (count, stride).
+        self._whole = ffi.from_buffer("char[]", self.buffer)
+        # (address, length) of each row, as the kernel wants them (struct iovec of 64 bits).
+        self.iovecs: NDArray[np.uint64] = np.zeros((count, 2), np.uint64)
+        self.iovecs[:, 0] = int(ffi.cast("uintptr_t", self._whole)) + np.arange(count) * stride
+        # The lower half of the lengths: libsrtp knows them as int.
+        self.lengths: NDArray[np.int32] = self.iovecs.view(np.int32)[:, 2 if sys.byteorder == "little" else 3]
+        first = ffi.cast("char *", self.lengths.ctypes.data)
+        self._pointers = [ffi.addressof(self._whole, index * stride) for index in range(count)]
+        self._cells = [ffi.cast("int *", first + index * self.lengths.strides[0]) for index in range(count)]
+        # The rows themselves, (count, stride).
         self.matrix: NDArray[np.uint8] = np.frombuffer(self.buffer, np.uint8).reshape(count, stride)
 
     def take(self, index: int) -> bytes:
         """Return a copy of what stands in a row."""
         at = index * self.stride
-        return bytes(self.view[at : at + self._cells[index]])
+        return bytes(self.view[at : at + self._cells[index][0]])
 
     def put(self, index: int, data: bytes) -> None:
         """Write a whole packet into a row."""
         at = index * self.stride
         self.buffer[at : at + len(data)] = data
-        self._cells[index] = len(data)
+        self._cells[index][0] = len(data)
 
     def set_length(self, index: int, length: int) -> None:
-        self._cells[index] = length
+        self._cells[index][0] = length
 
 
 class SrtpContext:
@@ -64,44 +69,40 @@ class SrtpContext:
 
     def open(self, rows: Rows, index: int, length: int) -> bytes | None:
         """Decrypt the packet in a row and return a copy of it; None if it is not authentic."""
-        cells = rows._cells
-        cells[index] = length
-        if _unprotect(self._handle, rows._pointers[index], rows._length_pointers[index]):
+        cell = rows._cells[index]
+        cell[0] = length
+        if _unprotect(self._handle, rows._pointers[index], cell):
             return None
         at = index * rows.stride
-        return bytes(rows.view[at : at + cells[index]])
+        return bytes(rows.view[at : at + cell[0]])
 
     def protect(self, rows: Rows, index: int) -> bool:
-        return bool(_protect(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0)
+        return bool(_protect(self._handle, rows._pointers[index], rows._cells[index]) == 0)
 
     def protect_rtcp(self, rows: Rows, index: int) -> bool:
-        return bool(
-            lib.srtp_protect_rtcp(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0
-        )
+        return bool(_protect_rtcp(self._handle, rows._pointers[index], rows._cells[index]) == 0)
 
     def unprotect_rtcp(self, rows: Rows, index: int) -> bool:
-        return bool(
-            lib.srtp_unprotect_rtcp(self._handle, rows._pointers[index], rows._length_pointers[index]) == 0
-        )
+        return bool(_unprotect_rtcp(self._handle, rows._pointers[index], rows._cells[index]) == 0)
 
 
 class Ciphers:
     """What libsrtp wants to know of the rows of an audience: sessions, first bytes, lengths."""
 
-    __slots__ = ("_handles", "_lengths", "_pointers")
+    __slots__ = ("_cells", "_handles", "_pointers")
 
     def __init__(self, contexts: Sequence[SrtpContext], rows: Rows) -> None:
         if len(contexts) > rows.count:
             raise ValueError("more receivers than rows")
         self._handles = [context._handle for context in contexts]
-        self._pointers, self._lengths = rows._pointers, rows._length_pointers
+        self._pointers, self._cells = rows._pointers, rows._cells
 
     def protect_all(self) -> int:
         """Encrypt rows in place; return how many libsrtp refused: those have no length afterwards."""
-        codes = list(map(_protect, self._handles, self._pointers, self._lengths))
+        codes = list(map(_protect, self._handles, self._pointers, self._cells))
         if not any(codes):
             return 0
-        for code, length in zip(codes, self._lengths, strict=False):
+        for code, cell in zip(codes, self._cells, strict=False):
             if code:
-                length[0] = 0
+                cell[0] = 0
         return len(codes) - codes.count(0)

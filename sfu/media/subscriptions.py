@@ -118,6 +118,8 @@ class Subscriptions:
         self._decided_bps = 0.0
         # Until when no feedback is passed over, because something was missing.
         self._alarmed_until = float("-inf")
+        # Feedback that comes before this is not needed: what was found when one was looked at last.
+        self.pass_over_until = 0.0
         # What the next better allocation would take.
         self._wanted_bps = 0.0
         self._is_stale = False
@@ -201,7 +203,7 @@ class Subscriptions:
         if self._is_stale:
             self._wake(self._draining_until)
             return
-        self._decided_bps = self.limit_bps
+        self._decided_bps, self.pass_over_until = self.limit_bps, 0.0
         wishes = [self._wish(leg, now) for leg in self.legs.values() if leg.kind == "video" and leg.track]
         if not wishes:
             self._wanted_bps = 0.0
@@ -254,7 +256,7 @@ class Subscriptions:
         leg = self._by_ssrc.get(packet.media_ssrc)
         if leg is None or leg.sending.ssrc != packet.media_ssrc:
             return
-        self._alarmed_until = now + _ALARMED_S
+        self._alarmed_until, self.pass_over_until = now + _ALARMED_S, 0.0
         if self.bandwidth.queue_s > _NO_REPEATS_QUEUE_S and now - leg.taken_up_at > _BEGINNING_S:
             # What is missing waits in the queue, or fell out of it; more would make it longer.
             self._outlet.counters.drop("repeat_into_queue", len(packet.lost))
@@ -350,6 +352,7 @@ class Subscriptions:
         self._has_feedback, self._silent_reports = True, -1
         self.bandwidth.receive(sent, sizes, self._unwrapped(arrived), now)
         self._follow(now)
+        self.pass_over_until = 0.0 if self.needs_feedback(now) else now + _CALM_FEEDBACK_S
 
     def _unwrapped(self, arrived: list[float | None]) -> list[float | None]:
         """Return times that go on over the end of the receiver's clock."""

@@ -10,11 +10,11 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from sfu.clock import unix_seconds
-from sfu.media.datagrams import STRIDE, Block, Messages
+from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE, Messages
 from sfu.media.srtp import Rows
 from sfu.metrics import MediaCounters
 
@@ -144,13 +144,17 @@ class UdpPort:
         name_bytes = 28 if family == socket.AF_INET6 else 16
         self.incoming = Rows(BATCH, STRIDE)
         self.outgoing = Rows(OUTGOING_ROWS, STRIDE)
+        # One packet to each of an audience. All audiences use the same rows, one after the other: memory
+        # that was used a moment ago is in the caches.
+        self.audience = Rows(AUDIENCE_ROWS, STRIDE)
         self._filled = 0
         self._receiver: DatagramReceiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in = Messages(self.incoming, name_bytes, _STAMP.size)
         self._out = Messages(self.outgoing, name_bytes)
-        # Blocks that were given back, by capacity.
-        self._blocks: dict[int, list[Block]] = {}
+        self._to_audience = Messages(self.audience, name_bytes)
+        # The addresses that stand in its headers.
+        self._addressed = b""
         libc = ctypes.CDLL(None, use_errno=True)
         self._batched = batched and hasattr(libc, "recvmmsg") and hasattr(libc, "sendmmsg")
         if self._batched:
@@ -211,18 +215,17 @@ class UdpPort:
             return 0
         now = self._clock()
         behind = unix_seconds() - now
-        lengths = messages.received_lengths[:count].tolist()
-        flags = messages.received_flags[:count].tolist()
-        names, size, control, is_stamped = (
+        names, size, control, received = (
             messages.names,
             messages.name_bytes,
             messages.control,
-            self._is_stamped,
+            messages.received,
         )
-        arrived = now
+        is_stamped, arrived = self._is_stamped, now
         self._counters.datagrams_received += count
         for index in range(count):
-            if flags[index] & _TRUNCATED:
+            length, flags = received(index)
+            if flags & _TRUNCATED:
                 self._counters.drop("oversize")
                 continue
             if is_stamped:
@@ -231,7 +234,7 @@ class UdpPort:
                 if not now - OLDEST_S < arrived < now:
                     arrived = now
             at = index * size
-            receiver.receive_datagram(index, lengths[index], bytes(names[at : at + size]), now, arrived)
+            receiver.receive_datagram(index, length, bytes(names[at : at + size]), now, arrived)
         return count
 
     def _receive_singly(self) -> int:
@@ -271,40 +274,21 @@ class UdpPort:
         out.names[at : at + out.name_bytes] = sockaddr
         self._filled = index + 1
 
-    def take_block(self, sockaddrs: Sequence[bytes]) -> Block:
-        """Return rows for an audience, one to each address; `give_back` when it changes."""
-        capacity = 1 << (len(sockaddrs) - 1).bit_length()
-        free = self._blocks.get(capacity)
-        block = free.pop() if free else Block(capacity, self._out.name_bytes)
-        names = b"".join(sockaddrs)
-        block.messages.names[: len(names)] = names
-        block.sent_length = -1
-        return block
-
-    def give_back(self, block: Block) -> None:
-        """Take rows back that nobody uses any more."""
-        self._blocks.setdefault(block.capacity, []).append(block)
-
-    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
-        """Send the first rows of a block, all made of `length` bytes before they were encrypted.
+    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
+        """Send the first rows of `audience`, each as long as it is, to the addresses in `names`.
 
         False: the socket was full, and some of them are dropped and counted. `refused` rows have no
         length: libsrtp did not encrypt them.
         """
         if self._filled:  # what was queued before goes first
             self.flush()
-        messages = block.messages
+        messages = self._to_audience
+        if names is not self._addressed:
+            messages.names[: len(names)] = names
+            self._addressed = names
         if not self._batched or refused:
-            for index in range(count):
-                data = block.rows.take(index)
-                if data:
-                    at = index * messages.name_bytes
-                    self.send_now(data, bytes(messages.names[at : at + messages.name_bytes]))
-            block.sent_length = -1
+            self._send_singly(self.audience, messages, count)
             return True
-        if length != block.sent_length:
-            messages.lengths_to_send[:count] = block.rows.lengths[:count]
-            block.sent_length = length
         sent = self._sendmmsg(self._fileno, messages.headers, count, 0)
         if sent == count:
             self._counters.datagrams_sent += count
@@ -316,12 +300,10 @@ class UdpPort:
         count, self._filled = self._filled, 0
         if not count:
             return
-        if not self._batched:
-            self._flush_singly(count)
-            return
-        out = self._out
-        out.lengths_to_send[:count] = self.outgoing.lengths[:count]
-        self._send_rest(out, 0, count, failed=False)
+        if self._batched:
+            self._send_rest(self._out, 0, count, failed=False)
+        else:
+            self._send_singly(self.outgoing, self._out, count)
 
     def _send_rest(self, messages: Messages, done: int, count: int, *, failed: bool) -> bool:
         """Send rows from `done` on; `failed`: the system call has just said why it does not."""
@@ -343,13 +325,13 @@ class UdpPort:
                 done += 1
         return True
 
-    def _flush_singly(self, count: int) -> None:
-        out = self._out
+    def _send_singly(self, rows: Rows, messages: Messages, count: int) -> None:
+        """Send rows one at a time; an empty one goes nowhere."""
         for index in range(count):
-            at = index * out.name_bytes
-            data = self.outgoing.take(index)
+            at = index * messages.name_bytes
+            data = rows.take(index)
             if data:
-                self.send_now(data, bytes(out.names[at : at + out.name_bytes]))
+                self.send_now(data, bytes(messages.names[at : at + messages.name_bytes]))
 
     def send_now(self, data: bytes, sockaddr: bytes) -> None:
         """Send one datagram: a STUN answer, a DTLS record."""

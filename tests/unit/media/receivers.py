@@ -4,7 +4,7 @@ import numpy as np
 from pylibsrtp import Policy, Session
 
 from sfu.media.batch import Lane
-from sfu.media.datagrams import STRIDE, Block
+from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE
 from sfu.media.leg import Leg
 from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
@@ -26,34 +26,31 @@ class RowPort:
 
     def __init__(self, count: int = 32) -> None:
         self.outgoing = Rows(count, STRIDE)
+        self.audience = Rows(AUDIENCE_ROWS, STRIDE)
         self.bank, self.counters = NumberBank(), MediaCounters()
         self.sent: dict[bytes, list[bytes]] = {}
+        # How many each batch sent to.
         self.blocks: list[int] = []
-        self.open_blocks: list[Block] = []
         self.is_full = False
+        self._soil()
 
-    def take_block(self, sockaddrs: list[bytes]) -> Block:
-        block = Block(len(sockaddrs) + 1, 16)
-        block.rows.matrix[:] = 0xEE
-        names = b"".join(sockaddrs)
-        block.messages.names[: len(names)] = names
-        self.open_blocks.append(block)
-        return block
+    def _soil(self) -> None:
+        # What others left in the rows is nobody's; it must never be sent.
+        self.audience.matrix[:] = 0xEE
+        self.audience.lengths[:] = STRIDE - 1
 
-    def give_back(self, block: Block) -> None:
-        # Whoever writes to it from now on is seen: nothing of it is ever sent.
-        self.open_blocks.remove(block)
-
-    def send_block(self, block: Block, count: int, length: int, refused: int = 0) -> bool:
-        assert block in self.open_blocks
+    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
+        assert len(names) == 16 * count
+        rows = self.audience
         self.blocks.append(count)
-        assert refused == count - np.count_nonzero(block.rows.lengths[:count])
+        assert refused == count - np.count_nonzero(rows.lengths[:count])
         # The row behind the last is nobody's.
-        assert (block.rows.matrix[count] == 0xEE).all()
+        assert (rows.matrix[count] == 0xEE).all()
         for index in range(count):
-            data = block.rows.take(index)
+            data = rows.take(index)
             if data:
-                self.sent.setdefault(bytes(block.messages.name_rows[index]), []).append(data)
+                self.sent.setdefault(names[16 * index : 16 * index + 16], []).append(data)
+        self._soil()
         return not self.is_full
 
     def commit(self, index: int, sockaddr: bytes) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from sfu.media import fan_out
-from sfu.media.batch import MIN_LEGS
+from sfu.media.batch import MIN_LEGS, Batch
 from sfu.media.fan_out import GATHER_S, MAX_GROUPS, SETTLE_S
 from sfu.media.leg import Leg
 from tests.unit.media.receivers import Peer, RowPort, make_leg
@@ -70,6 +70,12 @@ class World:
         return batches
 
     @property
+    def batches(self) -> list[Batch]:
+        """The batches that were made, and not yet done away with."""
+        plans = self.track.fan_out._plans.values()
+        return [group.batch for plan in plans for group in plan.groups if group.batch is not None]
+
+    @property
     def together(self) -> int:
         return self.track.fan_out.together
 
@@ -100,9 +106,9 @@ def test_newcomers_go_singly_at_first_and_together_soon():
     assert world.together == 0
     assert world.run(STEP_S * 3) == [3]
     assert world.together == 3
-    before = list(world.port.open_blocks)
+    before = list(world.batches)
     assert world.run(SETTLE_S * 2) == [3]
-    assert world.port.open_blocks == before
+    assert world.batches == before
     world.check()
 
 
@@ -130,11 +136,11 @@ def test_a_receiver_that_waits_for_a_keyframe_is_in_no_group():
 def test_a_join_leaves_the_large_group_alone():
     """Its rows are the same as before; whoever came has a small group of his own."""
     world = grouped(5)
-    (before,) = world.port.open_blocks
+    (before,) = world.batches
     world.come(3)
     assert world.run(GATHER_S - STEP_S) == [5]
     assert world.run(STEP_S * 3) == [5, 3]
-    assert before in world.port.open_blocks
+    assert before in world.batches
     assert world.together == 8
     world.check()
 
@@ -147,21 +153,21 @@ def test_groups_become_one_when_nobody_has_come_for_a_while():
     assert world.run(SOON_S) == [5, 3, 2]
     assert world.run(SETTLE_S - 2 * STEP_S) == [5, 3, 2]
     assert world.run(4 * STEP_S) == [10]
-    (block,) = world.port.open_blocks
+    (block,) = world.batches
     assert world.run(60) == [10]
-    assert world.port.open_blocks == [block]
+    assert world.batches == [block]
     world.check()
 
 
 def test_there_are_few_small_groups():
     """One more, and the small ones become one; the large one is still as it was."""
     world = grouped(8, *[2] * (MAX_GROUPS - 1))
-    large = world.port.open_blocks[0]
+    large = world.batches[0]
     assert world.send() == [8] + [2] * (MAX_GROUPS - 1)
     world.come(2)
     assert world.run(SOON_S) == [8, 2 * MAX_GROUPS]
-    assert large in world.port.open_blocks
-    assert len(world.port.open_blocks) == 2
+    assert large in world.batches
+    assert len(world.batches) == 2
     world.check()
 
 
@@ -191,12 +197,12 @@ def test_who_is_alone_stays_single():
 def test_who_leaves_is_taken_out_of_his_group_alone():
     """The others of it go on together with the next packet, and other groups notice nothing."""
     world = grouped(5, 3)
-    large = world.port.open_blocks[0]
+    large = world.batches[0]
     world.leave(world.legs[6])
     assert world.together == 5
     assert world.send() == [5, 2]
-    assert (world.together, len(world.port.open_blocks)) == (7, 2)
-    assert large in world.port.open_blocks
+    assert (world.together, len(world.batches)) == (7, 2)
+    assert large in world.batches
     world.leave(world.legs[0])
     assert world.send() == [4, 2]
     world.check()
@@ -207,7 +213,7 @@ def test_a_group_that_became_too_small_goes_singly():
     world = grouped(2)
     world.leave(world.legs[0])
     assert world.run(1) == []
-    assert (world.together, world.port.open_blocks) == (0, [])
+    assert (world.together, world.batches) == (0, [])
     world.check()
 
 
@@ -217,7 +223,7 @@ def test_nothing_is_left_when_all_have_gone():
     for leg in world.legs:
         world.leave(leg)
     assert world.send() == []
-    assert (world.together, world.port.open_blocks) == (0, [])
+    assert (world.together, world.batches) == (0, [])
     world.check()
 
 

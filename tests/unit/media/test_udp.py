@@ -12,7 +12,7 @@ import pytest
 
 from sfu.clock import unix_seconds
 from sfu.media import rtcp, udp
-from sfu.media.datagrams import STRIDE, Block
+from sfu.media.datagrams import STRIDE
 from sfu.media.srtp import Rows
 from sfu.media.udp import ASIDE_MOST, BATCH, MAX_BATCHES, OUTGOING_ROWS, UdpPort
 from sfu.metrics import MediaCounters
@@ -276,23 +276,21 @@ async def test_a_row_that_was_not_committed_is_not_sent(ports, batched):
     assert b.receiver.got == [b"sent"]
 
 
-def send_block(port: Port, rows: list[bytes], to: list[bytes], block: Block | None = None) -> Block:
+def send_rows(port: Port, rows: list[bytes], names: bytes) -> None:
     """Send rows as a batch does: one to each address; libsrtp refused those that are empty."""
-    block = block or port.udp.take_block(to)
     for index, data in enumerate(rows):
-        block.rows.put(index, data)
-    assert port.udp.send_block(block, len(rows), max(map(len, rows)), rows.count(b""))
-    return block
+        port.udp.audience.put(index, data)
+    assert port.udp.send_rows(names, len(rows), rows.count(b""))
 
 
 @both_ways
 @pytest.mark.parametrize("host", HOSTS)
-async def test_a_block_goes_to_several_addresses(ports, host, batched):
+async def test_rows_go_to_several_addresses(ports, host, batched):
     """At once, behind what was queued before, each row as long as it is."""
     a, b, c = (ports(host, batched) for _ in range(3))
     a.send(b"before", b.sockaddr)
-    send_block(a, [b"1", b"22", b"333", b"4444"], [b.sockaddr, c.sockaddr] * 2)
-    send_block(a, [b"5"], [c.sockaddr])
+    send_rows(a, [b"1", b"22", b"333", b"4444"], (b.sockaddr + c.sockaddr) * 2)
+    send_rows(a, [b"5"], c.sockaddr)
     assert a.counters.datagrams_sent == 6
     await b.receiver.wait_for(3)
     await c.receiver.wait_for(3)
@@ -301,21 +299,22 @@ async def test_a_block_goes_to_several_addresses(ports, host, batched):
 
 
 @both_ways
-async def test_a_block_is_used_again_and_again(ports, batched):
-    """With the same lengths and with others; given back, it goes to another audience."""
+async def test_audiences_take_turns_with_the_rows(ports, batched):
+    """With the same lengths and with others, to the same audience and to another."""
     a, b, c = (ports(batched=batched) for _ in range(3))
-    block = send_block(a, [b"one", b"two"], [b.sockaddr, c.sockaddr])
-    for rows in ([b"six", b"ten"], [b"eight", b"seven"], [b"a", b""], [b"b", b"c"]):
-        send_block(a, rows, [], block)
+    both = b.sockaddr + c.sockaddr
+    for rows in ([b"one", b"two"], [b"six", b"ten"], [b"eight", b"seven"], [b"a", b""], [b"b", b"c"]):
+        send_rows(a, rows, both)
     await b.receiver.wait_for(5)
     await c.receiver.wait_for(4)
     assert b.receiver.got == [b"one", b"six", b"eight", b"a", b"b"]
     assert c.receiver.got == [b"two", b"ten", b"seven", b"c"]
-    a.udp.give_back(block)
-    assert send_block(a, [b"x", b"y"], [c.sockaddr, b.sockaddr]) is block
-    await b.receiver.wait_for(6)
-    await c.receiver.wait_for(5)
-    assert (b.receiver.got[5:], c.receiver.got[4:]) == ([b"y"], [b"x"])
+    send_rows(a, [b"x", b"y"], c.sockaddr + b.sockaddr)
+    send_rows(a, [b"z"], b.sockaddr)
+    send_rows(a, [b"p", b"q"], both)
+    await b.receiver.wait_for(8)
+    await c.receiver.wait_for(6)
+    assert (b.receiver.got[5:], c.receiver.got[4:]) == ([b"y", b"z", b"p"], [b"x", b"q"])
     assert a.counters.dropped == {}
 
 
@@ -323,10 +322,9 @@ async def test_a_block_is_used_again_and_again(ports, batched):
 async def test_rows_without_a_length_go_nowhere(ports, batched):
     """The others arrive whole, at their own addresses."""
     a, b, c = (ports(batched=batched) for _ in range(3))
-    send_block(
-        a, [b"", b"1" * 900, b"", b"", b"22"], [c.sockaddr, b.sockaddr, b.sockaddr, c.sockaddr, c.sockaddr]
-    )
-    send_block(a, [b"", b""], [b.sockaddr] * 2)
+    names = c.sockaddr + b.sockaddr * 2 + c.sockaddr * 2
+    send_rows(a, [b"", b"1" * 900, b"", b"", b"22"], names)
+    send_rows(a, [b"", b""], b.sockaddr * 2)
     await b.receiver.wait_for(1)
     await c.receiver.wait_for(1)
     assert (b.receiver.got, c.receiver.got) == ([b"1" * 900], [b"22"])
@@ -334,7 +332,7 @@ async def test_rows_without_a_length_go_nowhere(ports, batched):
     assert a.counters.dropped == {}
 
 
-async def test_a_block_that_finds_the_socket_full_says_so(ports, monkeypatch):
+async def test_rows_that_find_the_socket_full_say_so(ports, monkeypatch):
     """What went before it is sent; an address that cannot be reached costs only itself."""
     a, b = ports(), ports()
     answers = [(2, 0), (-1, errno.EPERM), (1, 0), (-1, errno.EAGAIN)]
@@ -348,10 +346,9 @@ async def test_a_block_that_finds_the_socket_full_says_so(ports, monkeypatch):
         return taken
 
     monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
-    block = a.udp.take_block([b.sockaddr] * 6)
     for index in range(6):
-        block.rows.put(index, b"%d" % index)
-    assert a.udp.send_block(block, 6, 1) is False
+        a.udp.audience.put(index, b"%d" % index)
+    assert a.udp.send_rows(b.sockaddr * 6, 6) is False
     await b.receiver.wait_for(3)
     assert b.receiver.got == [b"0", b"1", b"3"]
     assert a.counters.dropped == {"unreachable": 1, "socket_full": 2}
