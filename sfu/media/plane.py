@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from aiortc import RTCDataChannel, RTCSessionDescription
 
 from sfu import clock, ids
 from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
+from sfu.media.agenda import Agenda
 from sfu.media.negotiation import Policy
 from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
 from sfu.media.quality import Quality
@@ -98,6 +100,8 @@ class MediaPlane:
         self.rooms: dict[str, Room] = {}
         # Peer id → its room and its membership.
         self._peers: dict[str, tuple[Room, Member]] = {}
+        # When each of them has something to do, by peer id.
+        self._agenda = Agenda()
         # Room name → who watches it.
         self._watchers: dict[str, list[Watcher]] = {}
         self._ticker: asyncio.Task[None] | None = None
@@ -193,6 +197,8 @@ class MediaPlane:
                 room.watch(watcher)
         room.add(member)
         self._peers[member.peer_id] = (room, member)
+        member.connection.rtp.called = partial(self._agenda.call, member.peer_id)
+        self._agenda.call(member.peer_id, 0.0)
         self._busy.set()
         return room
 
@@ -370,6 +376,29 @@ class MediaPlane:
         if late > STALL_TOLD_S:
             log.warning("loop_stalled", late_ms=round(late * 1000))
 
+    def _look_after(self, peer_id: str, now: float) -> None:
+        """Do what is due for a peer."""
+        known = self._peers.get(peer_id)
+        if known is None:
+            return
+        room, member = known
+        connection = member.connection
+        try:
+            if connection.rtp.due <= now:
+                connection.rtp.handle_timer(now)
+                room.tell_hints(member, now, look=False)
+            if now >= member.look_at:
+                member.look_at = now + LIVENESS_S
+                self._agenda.call(peer_id, member.look_at)
+                room.tell_hints(member, now, look=True)
+                connection.check_liveness(now)
+                room.tell_layers(member)
+                room.tell_quality(member, now)
+        except Exception:
+            # One peer's trouble is not the others': it goes, and it is told.
+            log.exception("peer_timer_failed", peer_id=peer_id)
+            self._drop(peer_id, "internal_error")
+
     async def _tick(self) -> None:
         listen_at = turn_at = 0.0
         while True:
@@ -381,22 +410,8 @@ class MediaPlane:
                 turn_at, self._stalls = now + STALL_WINDOW_S, (0.0, self._stalls[0])
             self._note_stall(now - slept_at - TICK_S)
             self._settings.ports.udp.take_aside()
-            for room, member in list(self._peers.values()):
-                connection = member.connection
-                try:
-                    if connection.rtp.due <= now:
-                        connection.rtp.handle_timer(now)
-                        room.tell_hints(member, now, look=False)
-                    if now >= member.look_at:
-                        member.look_at = now + LIVENESS_S
-                        room.tell_hints(member, now, look=True)
-                        connection.check_liveness(now)
-                        room.tell_layers(member)
-                        room.tell_quality(member, now)
-                except Exception:
-                    # One peer's trouble is not the others': it goes, and it is told.
-                    log.exception("peer_timer_failed", peer_id=member.peer_id)
-                    self._drop(member.peer_id, "internal_error")
+            for peer_id in self._agenda.take(now):
+                self._look_after(peer_id, now)
             if now >= listen_at:
                 listen_at = now + SPEAKERS_S
                 self._tell_speakers(now)

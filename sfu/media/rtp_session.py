@@ -4,6 +4,7 @@ Bytes and `now` come in, decrypted; what goes out goes through the outlet. No so
 clock, no cipher.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from sfu.media import rtcp
@@ -66,12 +67,15 @@ class RtpSession:
         self._fir_number = 0
         self._reduced_size = False
         self._report_at = float("inf")
-        # Earliest time at which handle_timer has something to do.
+        # Earliest time at which handle_timer has something to do, and who is told when it becomes earlier.
         self.due = float("inf")
+        self.called: Callable[[float], None] | None = None
 
     def _wake(self, at: float) -> None:
         if at < self.due:
             self.due = at
+            if self.called is not None:
+                self.called(at)
 
     @property
     def legs(self) -> dict[str, Leg]:
@@ -210,7 +214,7 @@ class RtpSession:
         self._arrivals.receive(number, arrived)
         due = self._arrivals.next_timer()
         if due is not None and due < self.due:
-            self.due = due
+            self._wake(due)
 
     def _watch_loss(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         track = layer.track
