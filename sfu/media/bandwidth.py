@@ -11,6 +11,7 @@ Pure: feedback and `now` come in, `estimate_bps` goes out.
 """
 
 from collections import deque
+from operator import sub
 
 MIN_BPS, MAX_BPS = 50_000.0, 100_000_000.0
 
@@ -164,17 +165,21 @@ class BandwidthEstimator:
         """
         if not sent:
             return
-        delays = [there - here for here, there in zip(sent, arrived, strict=True) if there is not None]
         passed_over, self._passed_over = self._passed_over, 0
-        self._sent_rate.add(max(sent), sum(sizes) + passed_over)
-        self._count_loss(len(sent), len(sent) - len(delays), now)
-        if delays:
-            there = [at for at in arrived if at is not None]
-            bytes_there = sum(size for size, at in zip(sizes, arrived, strict=True) if at is not None)
+        last_sent, octets = max(sent), sum(sizes)
+        self._sent_rate.add(last_sent, octets + passed_over)
+        there = [at for at in arrived if at is not None]
+        lost = len(arrived) - len(there)
+        self._count_loss(len(sent), lost, now)
+        if there:
+            here = sent
+            if lost:
+                here = [each for each, at in zip(sent, arrived, strict=True) if at is not None]
+                octets = sum([size for size, at in zip(sizes, arrived, strict=True) if at is not None])
             last = max(there)
-            self._arrival_rate.add(last, bytes_there + passed_over)
-            self._note_delay(min(delays), last, now)
-            trip = now - max(sent)
+            self._arrival_rate.add(last, octets + passed_over)
+            self._note_delay(min(map(sub, there, here)), last, now)
+            trip = now - last_sent
             self.round_trip_s = trip if self.round_trip_s is None else min(trip, self.round_trip_s * 1.02)
             if self._probe is not None:
                 self._follow_probe(sent, sizes, arrived, now)

@@ -12,6 +12,7 @@ then, and take it from the batch by `catch_up`.
 
 import struct
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -32,11 +33,15 @@ MIN_LEGS = 2
 MAX_LEGS = AUDIENCE_ROWS
 
 # Up to so many rows are written one by one (bench/fan_out.py --cold).
-FEW_LEGS = 16
+FEW_LEGS = 24
 
 # Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet; then the SSRC.
-_HEAD, _HEAD_AND_SSRC = struct.Struct("!BHI"), struct.Struct("!BHII")
-_TWO = struct.Struct("!H")
+_HEAD, _SSRC, _SSRC_AT = struct.Struct("!BHI"), struct.Struct("!I"), 8
+
+
+@cache
+def _ssrc_and_number(apart: int) -> struct.Struct:
+    return struct.Struct(f"!I{apart}sH")
 
 
 class RowOutlet(Protocol):
@@ -102,21 +107,27 @@ class Batch:
         rows = self._rows = first.out.audience
         self._protect_all = Ciphers([lane.context for lane in lanes], rows).protect_all
         columns = np.array([leg.offsets() for leg in legs], np.int64)
+        # What the others' offsets are measured from; it is the first leg's.
+        self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
+        self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
+        self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
+        # Legs that took up a layer when it was fresh have its own numbers, all of them.
+        self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
+        self._lengths = rows.lengths[: self._count]
         self._is_few = self._count <= FEW_LEGS
         if self._is_few:
-            # (row, where it begins, place of its number, offsets of sequence and timestamp, SSRC)
+            # Of each row: where it begins, the place of its number, that of what was sent, its SSRC.
             self._few = [
-                (
-                    index,
-                    index * rows.stride,
-                    lane.place,
-                    *columns[index, 1:3].tolist(),
-                    int(columns[index, 0]),
-                )
+                (index * rows.stride, lane.place, lane.place * SENT_KEPT, int(columns[index, 0]))
                 for index, lane in enumerate(lanes)
             ]
         else:
-            self._prepare_columns(lanes, columns)
+            self._matrix = rows.matrix[: self._count]
+            self._places = np.array([lane.place for lane in lanes])
+            self._sent_rows = self._places * SENT_KEPT
+            self._numbers = np.zeros(self._count, np.uint16)
+            self._ssrc_column = self._column(8, ">u4")
+            self._ssrcs = columns[:, 0].astype(">u4")
         self._pictures = columns[:, 3].astype(np.uint16)
         self._tl0s = columns[:, 4].astype(np.uint8)
         self._frames = columns[:, 5].astype(np.uint16)
@@ -128,29 +139,13 @@ class Batch:
         self._spoilt: int | None = None
         # What it sent to each leg so far.
         self.packets = self.octets = 0
-        self._last: tuple[RtpPacket, Body, float] | None = None
+        self._last: tuple[RtpPacket, float] | None = None
         # The last ones that told a picture id, and a frame number; padding tells neither.
         self._pictured: RtpPacket | None = None
         self._numbered: Body | None = None
         # The source's last number in order; at first that of the leg that is farthest.
         start = legs[0].newest()
         self._newest = (start + max(sequence_delta(leg.newest(), start) for leg in legs)) & 0xFFFF
-
-    def _prepare_columns(self, lanes: Sequence[Lane], columns: NDArray[np.int64]) -> None:
-        rows, count = self._rows, self._count
-        self._matrix, self._lengths = rows.matrix[:count], rows.lengths[:count]
-        self._places = np.array([lane.place for lane in lanes])
-        self._sent_rows = self._places * SENT_KEPT
-        self._numbers = np.zeros(count, np.uint16)
-        # What the others' offsets are measured from; it is the first leg's.
-        self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
-        self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
-        self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
-        # Legs that took up a layer when it was fresh have its own numbers, all of them.
-        self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
-        self._ssrc_column = self._column(8, ">u4")
-        self._ssrcs = columns[:, 0].astype(">u4")
-        self._sequence_column, self._timestamp_column = self._column(2, ">u2"), self._column(4, ">u4")
 
     def _column(self, at: int, form: str) -> NDArray[Any]:
         """Return numbers of each row at a place, wherever that is."""
@@ -181,13 +176,16 @@ class Batch:
         if body.abs_send_time_at:
             when = int(now * 262_144) & 0xFFFFFF
             common[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
-        marked = packet.marker << 7 | payload_type
+        sequence = (packet.sequence + self._sequence) & 0xFFFF
+        timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
+        _HEAD.pack_into(common, 1, packet.marker << 7 | payload_type, sequence, timestamp)
+        self._lengths[:] = length
         if self._is_few:
-            self._write_few(common, marked, packet, body.transport_cc_at, now)
+            self._write_few(common, body.transport_cc_at, now)
         else:
-            self._write_many(common, marked, packet, body.transport_cc_at, now)
-        if self._move_frames or self._move_pictures:
-            self._move(packet, body)
+            self._write_many(common, body.transport_cc_at, now)
+        if self._is_mixed or self._move_frames or self._move_pictures:
+            self._move(packet, body, sequence, timestamp)
         refused = self._protect_all()
         sent = self._out.send_rows(self._names, count, refused)
         if not sent and profile.is_video:
@@ -198,57 +196,45 @@ class Batch:
         self.octets += length - body.payload_at
         self._counters.packets_forwarded += count - refused
         self._counters.bytes_forwarded += length * (count - refused)
-        self._last, self._newest = (packet, body, now), packet.sequence
+        self._last, self._newest = (packet, now), packet.sequence
         if packet.payload_type in profile.vp8 and packet.end > packet.payload:
             self._pictured = packet
         if body.frame_number_at:
             self._numbered = body
 
-    def _write_few(
-        self, common: bytearray, marked: int, packet: RtpPacket, number_at: int, now: float
-    ) -> None:
-        """Write the packet into the rows, one after the other."""
-        rows, numbers, sent = self._rows, self._bank.cells, self._bank.sent_cells
-        buffer, set_length, length = rows.buffer, rows.set_length, len(common)
-        sequence, timestamp = packet.sequence, packet.timestamp
-        entry = sent_entry(length, now)
-        for index, at, place, sequence_offset, timestamp_offset, ssrc in self._few:
+    def _write_few(self, common: bytearray, number_at: int, now: float) -> None:
+        """Write a packet into the rows, one after the other: few steps for each, and none twice."""
+        buffer, length = self._rows.buffer, len(common)
+        if not number_at:
+            for at, _, _, ssrc in self._few:
+                buffer[at : at + length] = common
+                _SSRC.pack_into(buffer, at + _SSRC_AT, ssrc)
+            return
+        numbers, sent, entry = self._bank.cells, self._bank.sent_cells, sent_entry(length, now)
+        # From the SSRC to the number in one go, with what stands between them.
+        between = bytes(common[_SSRC_AT + 4 : number_at])
+        pack_into = _ssrc_and_number(len(between)).pack_into
+        for at, place, kept_at, ssrc in self._few:
             buffer[at : at + length] = common
-            _HEAD_AND_SSRC.pack_into(
-                buffer,
-                at + 1,
-                marked,
-                (sequence + sequence_offset) & 0xFFFF,
-                (timestamp + timestamp_offset) & 0xFFFFFFFF,
-                ssrc,
-            )
-            if number_at:
-                number = (numbers[place] + 1) & 0xFFFF
-                numbers[place] = number
-                sent[place * SENT_KEPT + number % SENT_KEPT] = entry
-                _TWO.pack_into(buffer, at + number_at, number)
-            set_length(index, length)
+            numbers[place] = number = (numbers[place] + 1) & 0xFFFF
+            sent[kept_at + number % SENT_KEPT] = entry
+            pack_into(buffer, at + _SSRC_AT, ssrc, between, number)
 
-    def _write_many(
-        self, common: bytearray, marked: int, packet: RtpPacket, number_at: int, now: float
-    ) -> None:
-        """Write the packet into all rows at once, and what differs from row to row by columns."""
+    def _write_many(self, common: bytearray, number_at: int, now: float) -> None:
+        """Write a packet into all rows at once, and what differs from row to row by columns."""
         length = len(common)
-        sequence, timestamp = packet.sequence + self._sequence, packet.timestamp + self._timestamp
-        _HEAD.pack_into(common, 1, marked, sequence & 0xFFFF, timestamp & 0xFFFFFFFF)
         self._matrix[:, :length] = np.frombuffer(common, np.uint8)
-        self._lengths[:] = length
         self._ssrc_column[:] = self._ssrcs
-        if self._is_mixed:
-            self._sequence_column[:] = self._sequences + np.uint16(sequence & 0xFFFF)
-            self._timestamp_column[:] = self._timestamps + np.uint32(timestamp & 0xFFFFFFFF)
         if number_at:
             numbers = self._numbers
             self._bank.next_block(self._places, self._sent_rows, numbers, length, now)
             self._put_two(number_at, numbers)
 
-    def _move(self, packet: RtpPacket, body: Body) -> None:
-        """Write frame and picture numbers, where legs have their own."""
+    def _move(self, packet: RtpPacket, body: Body, sequence: int, timestamp: int) -> None:
+        """Write what legs have of their own beside SSRC and transport-wide number."""
+        if self._is_mixed:
+            self._column(2, ">u2")[:] = self._sequences + np.uint16(sequence)
+            self._column(4, ">u4")[:] = self._timestamps + np.uint32(timestamp)
         if self._move_frames and body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
             self._put_two(body.frame_number_at, self._frames + np.uint16(number))
@@ -279,7 +265,7 @@ class Batch:
         """Return how far it has come; None if nothing was sent yet."""
         if self._last is None:
             return None
-        last, _, at = self._last
+        last, at = self._last
         descriptor = frame = None
         packet, body = self._pictured, self._numbered
         if packet is not None:

@@ -80,29 +80,22 @@ class NumberBank:
         """Return when the packets from a number on were sent, and their sizes; 0 where that is forgotten."""
         entries = self._entries(place, first, count)
         oldest = int((now - _MAX_AGE_S) * 1e6) << _SIZE_BITS
-        sizes = [entry & _SIZE_MASK if entry > oldest else 0 for entry in entries]
-        return [(entry >> _SIZE_BITS) * 1e-6 for entry in entries], sizes
+        sizes = (entries & _SIZE_MASK) * (entries > oldest)
+        return ((entries >> _SIZE_BITS) * 1e-6).tolist(), sizes.tolist()
 
     def recall_bytes(self, place: int, first: int, count: int) -> int:
         """Return the bytes of the packets from a number on."""
-        return sum([entry & _SIZE_MASK for entry in self._entries(place, first, count)])
+        return int((self._entries(place, first, count) & _SIZE_MASK).sum())
 
-    def _entries(self, place: int, first: int, count: int) -> list[int]:
+    def _entries(self, place: int, first: int, count: int) -> NDArray[np.int64]:
         """Return what is remembered of the packets from a number on, 0 of those that are not."""
         last = self.cells[place]
-        newest = sequence_delta(first + count - 1, last)  # above zero: these were not sent yet
-        oldest = sequence_delta(first, last)
-        if newest > 0 or oldest <= -SENT_KEPT:
-            # Of a number that is too far behind the last one, or before it, another stands in its place.
-            at = [(first + step) & 0xFFFF for step in range(count)]
-            cells = self.sent_cells
-            return [
-                cells[place * SENT_KEPT + (number & _MASK)] if (last - number) & 0xFFFF < SENT_KEPT else 0
-                for number in at
-            ]
-        row, begin = place * SENT_KEPT, first & _MASK
-        end = begin + count
-        if end <= SENT_KEPT:
-            return self.sent_cells[row + begin : row + end].tolist()
-        rest = self.sent_cells[row : row + end - SENT_KEPT].tolist()
-        return self.sent_cells[row + begin : row + SENT_KEPT].tolist() + rest
+        begin, row = first & _MASK, place * SENT_KEPT
+        is_kept = sequence_delta(first, last) > -SENT_KEPT and sequence_delta(first + count - 1, last) <= 0
+        if is_kept and begin + count <= SENT_KEPT:
+            return self.sent[row + begin : row + begin + count]
+        numbers = np.arange(first, first + count)
+        # Of a number that is too far behind the last one, or before it, another stands in its place.
+        known = ((last - numbers) & 0xFFFF) < SENT_KEPT
+        found: NDArray[np.int64] = self.sent[(numbers & _MASK) + row] * known
+        return found
