@@ -193,12 +193,13 @@ async def ring(rest: str, sockets: str, per_s: float, seconds: float) -> dict[st
         gc.collect()
         gc.freeze()  # the collector of this end would be measured, too
         tasks, began = [], time.perf_counter()
-        before = time.process_time()
+        before, stolen = time.process_time(), stolen_s()
         for number in range(int(per_s * seconds)):
             await asyncio.sleep(began + number / per_s - time.perf_counter())
             tasks.append(asyncio.create_task(place(number)))
         await asyncio.gather(*tasks)
         took, busy = time.perf_counter() - began, time.process_time() - before
+        stolen = stolen_s() - stolen
         await asyncio.sleep(1)
         callees.stop()
         for line in free:
@@ -212,7 +213,16 @@ async def ring(rest: str, sockets: str, per_s: float, seconds: float) -> dict[st
         "p99_ms": round(float(p99), 2),
         "max_ms": round(max(late), 2),
         "this_end_cpu": round(busy / took, 2),
+        "stolen": round(stolen / took, 3),
     }
+
+
+def stolen_s() -> float:
+    """Return seconds for which a core was ready to work, and the host gave it to others (proc_stat(5))."""
+    try:
+        return int(Path("/proc/stat").read_text().split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0
 
 
 async def idle(url: str, pid: int, count: int) -> float:
