@@ -6,7 +6,7 @@ packet path.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,6 +88,23 @@ class OfferReply:
 Emit = Callable[[str, str, dict[str, Any]], None]
 
 
+@dataclass(slots=True)
+class _Joining:
+    """What was decided of a peer while its first offer was being answered."""
+
+    is_admitted: bool
+    is_removed: bool = False
+
+
+async def _go_on() -> None:
+    """Wait for nothing."""
+
+
+async def _let_others() -> None:
+    """Let everything else have its turn."""
+    await asyncio.sleep(0)
+
+
 class MediaPlane:
     """All rooms of this process.
 
@@ -100,6 +117,8 @@ class MediaPlane:
         self.rooms: dict[str, Room] = {}
         # Peer id → its room and its membership.
         self._peers: dict[str, tuple[Room, Member]] = {}
+        # Those whose first offer is being answered.
+        self._joining: dict[str, _Joining] = {}
         # When each of them has something to do, by peer id.
         self._agenda = Agenda()
         # Room name → who watches it.
@@ -116,8 +135,8 @@ class MediaPlane:
 
     async def close(self) -> None:
         """Close every peer, then the clock; the ports are closed by who opened them."""
-        for peer_id in list(self._peers):
-            self._drop(peer_id, "server_closing")
+        for peer_id in [*self._joining, *self._peers]:
+            self.remove(peer_id, "server_closing")
         if self._closing:
             await asyncio.wait(self._closing, timeout=5)
         if self._ticker is not None:
@@ -154,30 +173,61 @@ class MediaPlane:
         """
         known = self._peers.get(peer_id)
         policy = Policy(self._codecs, request.publish, request.subscribe, request.video, request.data)
-        member = known[1] if known is not None else self._new_member(peer_id, request, policy)
-        connection = member.connection
-        connection.policy = policy
+        if known is None:
+            return await self._join(peer_id, request, policy)
+        room, member = known
+        member.connection.policy = policy
         tracks_before = member.tracks
-        try:
-            await connection.setRemoteDescription(RTCSessionDescription(sdp=request.sdp, type="offer"))
-            answer = await connection.createAnswer()
-            await connection.setLocalDescription(answer)
-        except ValueError as error:
-            if known is None:
-                await connection.close()
-            code = "fingerprint_changed" if isinstance(error, FingerprintChanged) else "bad_sdp"
-            raise BadRequest(f"The offer cannot be answered: {error}.", code=code) from error
-        self._name_tracks(connection, request)
-        connection.apply_rtp()
-        room = known[0] if known is not None else self._enter(request.room, member)
+        answer = await self._negotiate(member, request, _go_on)
         room.negotiated(member, tracks_before)
         if request.admitted:
             room.admit(member)
         self._settings.ports.flush()
         return OfferReply(answer.sdp, room.participants(member), room.slots(member))
 
+    async def _join(self, peer_id: str, request: OfferRequest, policy: Policy) -> OfferReply:
+        """Answer the first offer of a peer, in steps: between two of them the packets of others go on."""
+        if peer_id in self._joining:
+            raise BadRequest("Your first offer is still being answered.", code="offer_in_progress")
+        joining = self._joining[peer_id] = _Joining(request.admitted)
+        try:
+            member = self._new_member(peer_id, request, policy)
+            try:
+                answer = await self._negotiate(member, request, _let_others)
+                if joining.is_removed:
+                    raise NotFound("You left before the offer was answered.", code="no_media")
+            except BaseException:
+                await member.connection.close()
+                raise
+        finally:
+            del self._joining[peer_id]
+        room = self._enter(request.room, member)
+        room.negotiated(member, {})
+        if joining.is_admitted:
+            room.admit(member)
+        self._settings.ports.flush()
+        return OfferReply(answer.sdp, room.participants(member), room.slots(member))
+
+    async def _negotiate(
+        self, member: Member, request: OfferRequest, between: Callable[[], Awaitable[None]]
+    ) -> RTCSessionDescription:
+        connection = member.connection
+        try:
+            await between()
+            await connection.setRemoteDescription(RTCSessionDescription(sdp=request.sdp, type="offer"))
+            await between()
+            answer = await connection.createAnswer()
+            await connection.setLocalDescription(answer)
+            await between()
+        except ValueError as error:
+            code = "fingerprint_changed" if isinstance(error, FingerprintChanged) else "bad_sdp"
+            raise BadRequest(f"The offer cannot be answered: {error}.", code=code) from error
+        self._name_tracks(connection, request)
+        connection.apply_rtp()
+        return answer
+
     def _new_member(self, peer_id: str, request: OfferRequest, policy: Policy) -> Member:
-        if len(self._peers) >= self._max_peers:
+        if len(self._peers) + len(self._joining) > self._max_peers:
             raise Unavailable("The server has as many media connections as it may.", code="overloaded")
         connection = PeerConnection(self._settings, policy)
         member = Member(peer_id, request.user_id, request.name, request.hidden, connection)
@@ -218,7 +268,9 @@ class MediaPlane:
     # What clients ask
 
     def admit(self, peer_id: str) -> bool:
-        """Let media pass for a peer, whose call is active; False if it did already."""
+        """Let media pass for a peer, whose call is active; False if it did already, or is on its way in."""
+        if peer_id in self._joining:
+            self._joining[peer_id].is_admitted = True
         known = self._peers.get(peer_id)
         if known is None or known[1].admitted:
             return False
@@ -274,6 +326,8 @@ class MediaPlane:
 
     def remove(self, peer_id: str, reason: str) -> None:
         """Close a peer; it is not told here, its signalling tells it."""
+        if peer_id in self._joining:
+            self._joining[peer_id].is_removed = True
         self._drop(peer_id, reason)
 
     def _known(self, peer_id: str) -> tuple[Room, Member]:

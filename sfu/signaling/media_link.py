@@ -236,8 +236,8 @@ class MediaLink:
                 self._leave(session, "answered_elsewhere", tell=True)
                 return
             self._admitted.add(peer_id)
-            self.plane.admit(peer_id)
-            self.tell_state(session)
+            if self.plane.admit(peer_id):  # else the answer to its offer tells how the room looks
+                self.tell_state(session)
         if peer_id in self._connected:
             self._hub.spawn(self._join(call.id, session.user_id))
 

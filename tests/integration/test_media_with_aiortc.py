@@ -15,7 +15,7 @@ from aiortc.mediastreams import MediaStreamError
 
 from sfu import clock
 from sfu.bot.patterns import CounterVideo, Tone, loudest_frequency, read_number
-from sfu.errors import BadRequest, Unavailable
+from sfu.errors import BadRequest, NotFound, Unavailable
 from sfu.media.dtls import Certificate
 from sfu.media.peer_connection import PeerSettings
 from sfu.media.plane import MediaPlane, OfferRequest
@@ -385,6 +385,57 @@ async def test_an_offer_of_another_connection_is_told_apart(plane):
             await plane.plane.offer("ada", request)
         assert refused.value.code == "fingerprint_changed"
         await other.close()
+
+
+@asynccontextmanager
+async def being_answered(plane, turns, **options):
+    """Ada's first offer, so many turns of the loop after it came: an answer is made in steps."""
+    async with peers(plane, "ada") as (ada,):
+        answered = asyncio.create_task(ada.offer(Tone(440), audio_slots=1, **options))
+        while "ada" not in plane.plane._joining:  # its client gathers candidates
+            await asyncio.sleep(0)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not answered.done()
+        yield ada, answered
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_who_leaves_while_he_is_answered_is_not_there(plane, turns):
+    """Nor does anything of him stay behind."""
+    async with being_answered(plane, turns) as (_, answered):
+        plane.plane.remove("ada", "left")
+        with pytest.raises(NotFound):
+            await answered
+    assert (plane.plane.peers, plane.plane.rooms, plane.plane._joining) == (0, {}, {})
+    assert plane.ports._by_ufrag == {}
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+async def test_who_is_admitted_while_he_is_answered_is_in(plane, turns):
+    async with being_answered(plane, turns, admitted=False) as (_, answered):
+        assert not plane.plane.admit("ada")  # the answer will tell
+        await answered
+        assert plane.plane.state("ada")["participants"][0]["participant_id"] == "ada"
+        assert not plane.plane.admit("ada")
+
+
+async def test_a_second_offer_before_the_first_is_answered_is_refused(plane):
+    """The first is answered all the same."""
+    async with being_answered(plane, 1) as (ada, answered):
+        with pytest.raises(BadRequest) as refused:
+            await plane.plane.offer("ada", OfferRequest("room", "ada", "ada", ada.pc.localDescription.sdp))
+        assert refused.value.code == "offer_in_progress"
+        await answered
+    assert plane.plane._joining == {}
+
+
+async def test_an_answer_that_nobody_waits_for_leaves_nothing(plane):
+    async with being_answered(plane, 2) as (_, answered):
+        answered.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answered
+    assert (plane.plane.peers, plane.plane._joining, plane.ports._by_ufrag) == (0, {}, {})
 
 
 async def test_there_is_a_limit_of_peers():
