@@ -19,6 +19,10 @@ from bench.servers import Place, Server, place, start
 KINDS = ("stop_reading", "flood_nack", "flood_pli", "flood_rtcp")
 GOOD, BAD = 0, 1
 
+# Newcomers leave again when so many others have come: else the room would be twice as large, and its core as
+# busy, at the end.
+STAY = 5
+
 Figures = dict[str, Any]
 
 
@@ -90,7 +94,10 @@ def _beside(kind: str, server: Server, where: Place, takes: LoadClient, seconds:
 
 
 def joins(receivers: int, seconds: float, *, busy: float = 0.5) -> Figures:
-    """Return the others' latency while somebody joins every 200 ms into a room that uses half a core."""
+    """Return the others' latency while somebody joins every 200 ms into a room that uses half a core.
+
+    A second later he leaves: the room stays as large as it was.
+    """
     with place() as where:
         server = start("sfu", where)
         sends, takes, newcomers = _clients(server, where, 3)
@@ -111,7 +118,7 @@ def joins(receivers: int, seconds: float, *, busy: float = 0.5) -> Figures:
                 share = _core(server)
             before = _stretch(takes, seconds)
             takes.reset()
-            newcomers.subscribe(int(seconds / 0.2), feeds=publishers, gap_s=0.14, group=BAD)
+            newcomers.subscribe(int(seconds / 0.2), feeds=publishers, gap_s=0.14, group=BAD, stay=STAY)
             during = takes.stats(GOOD)
         finally:
             for client in (sends, takes, newcomers):
@@ -156,8 +163,8 @@ def told(receivers: int, seconds: float) -> str:
     say("joins ...")
     found = joins(receivers, seconds)
     return (
-        f"A join every {found['every_s'] * 1000:.0f} ms into a room of {receivers} receivers, "
-        f"the core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against "
+        f"A join every {found['every_s'] * 1000:.0f} ms, and a second later a leave, in a room of {receivers} "
+        f"receivers, the core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against "
         f"{found['before_p99_ms']:.2f} before (added {found['added_p99_ms']:.2f}), "
         f"longest {found['longest_ms']:.1f} ms, lost {found['lost']:.3%}."
     )

@@ -125,12 +125,22 @@ class LoadClient:
         exclude: list[Any] | None = None,
         gap_s: float = 0.0,
         group: int = 0,
+        stay: int | None = None,
     ) -> list[list[float]]:
         """Let so many receive `feeds` participants; `exclude[n]` is not received by the nth.
 
+        `stay`: who came first leaves when more than so many are there; None: all stay.
+
         Returns for each the ms from the start until its socket, its keys, its first packet.
         """
-        named = {"count": count, "feeds": feeds, "exclude": exclude, "gap_s": gap_s, "group": group}
+        named = {
+            "count": count,
+            "feeds": feeds,
+            "exclude": exclude,
+            "gap_s": gap_s,
+            "group": group,
+            "stay": stay,
+        }
         joins: list[list[float]] = self._do("subscribe", **named, **self._join)["joins_ms"]
         return joins
 

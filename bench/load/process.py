@@ -191,10 +191,11 @@ class Load:
                 address = (socket.inet_ntoa(message[4:8]), struct.unpack_from("!H", message, 8)[0])
                 peer.protocol.datagram_received(message[12:], address)
 
-    def _go(self, coroutine: Any) -> None:
+    def _go(self, coroutine: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task
 
     async def _session(self, server: str, url: str) -> Session:
         session = SESSIONS[server](url)
@@ -285,8 +286,10 @@ class Load:
         exclude: list[Any] | None = None,
         gap_s: float = 0.0,
         group: int = 0,
+        stay: int | None = None,
     ) -> dict[str, Any]:
         joins = []
+        there: list[tuple[Session, Peer, asyncio.Task[None]]] = []
         for number in range(count):
             began = engine.load_now()
             session = await self._session(server, url)
@@ -305,9 +308,16 @@ class Load:
             first = await self._first_packet(peer)
             joins.append([(at - began) / 1e6 for at in (opened, peer.keys_at, first)])
             self.receivers.append(peer)
-            self._go(self._report_received(peer))
+            there.append((session, peer, self._go(self._report_received(peer))))
+            if stay is not None and len(there) > stay:
+                self._go(self._leave(*there.pop(0)))
             await asyncio.sleep(gap_s)
         return {"joins_ms": joins}
+
+    async def _leave(self, session: Session, peer: Peer, reports: asyncio.Task[None]) -> None:
+        reports.cancel()
+        await session.close()
+        engine.load_stop_reading(peer.engine_id)
 
     async def _first_packet(self, peer: Peer) -> int:
         for _ in range(5_000):
