@@ -163,8 +163,8 @@ def told(receivers: int, seconds: float) -> str:
     say("joins ...")
     found = joins(receivers, seconds)
     return (
-        f"A join every {found['every_s'] * 1000:.0f} ms, and a second later a leave, in a room of {receivers} "
-        f"receivers, the core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against "
+        f"A join every {found['every_s'] * 1000:.0f} ms, and a second later a leave, in a room of "
+        f"{receivers} receivers, the core {found['core']:.0%} busy: p99 {found['p99_ms']:.2f} ms against "
         f"{found['before_p99_ms']:.2f} before (added {found['added_p99_ms']:.2f}), "
         f"longest {found['longest_ms']:.1f} ms, lost {found['lost']:.3%}."
     )
