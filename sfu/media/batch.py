@@ -26,7 +26,7 @@ from sfu.media.profile import Body, Profile
 from sfu.media.srtp import Ciphers, Rows, SrtpContext
 from sfu.metrics import MediaCounters
 
-# Below this the arrays cost more than they save (bench/fan_out.py).
+# Below this a batch costs more than it saves (bench/fan_out.py).
 MIN_LEGS = 2
 
 # A larger audience is several batches.

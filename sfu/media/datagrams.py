@@ -32,11 +32,11 @@ class Messages:
         count = rows.count
         self.name_bytes = name_bytes
         self.names = bytearray(count * name_bytes)
-        self.name_rows = np.frombuffer(self.names, np.uint8).reshape(count, name_bytes)
+        names = np.frombuffer(self.names, np.uint8)
         index = np.arange(count, dtype=np.uint64)
         self._iovecs = rows.iovecs
         self._table = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
-        self._table[:, _NAME] = self.name_rows.ctypes.data + index * name_bytes
+        self._table[:, _NAME] = names.ctypes.data + index * name_bytes
         self._table[:, _NAMELEN] = name_bytes
         self._table[:, _IOVLEN] = 1
         if control_bytes is not None:

@@ -194,7 +194,7 @@ def test_receivers_with_the_same_numbers_get_them_as_one():
     for sequence, timestamp in ((0, 0), (0x8000, 7)):
         moved = NOTHING_MOVED._replace(sequence=sequence, timestamp=timestamp)
         scene = Scene(moved._replace(ssrc=1), moved._replace(ssrc=2), newest=0)
-        assert not getattr(scene.batch, "_is_mixed", False)
+        assert not scene.batch._is_mixed
         for number in (0xFFFF, 0, 1):
             first, second = scene.send(rtp(number, timestamp=0xFFFFFFFE))
             assert (first.ssrc, second.ssrc) == (1, 2)
