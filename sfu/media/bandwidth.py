@@ -30,6 +30,14 @@ _BASE_WINDOW_S = 10.0
 # After a decrease, this much of what arrived; the rest lets the queue drain.
 _DECREASE = 0.85
 
+# What arrives in a short stretch is what the link carries where so much more was sent in it. Otherwise it
+# is what was sent.
+_OVERRUN = 1.25
+
+# A queue that stands although clearly less is sent than the link took lately, and although what is sent
+# arrives, is not ours: the receiver's machine has no time to read. So much of it must arrive, by the queue.
+_NOT_OURS = ((0.2, 0.5), (0.5, 0.9))
+
 # Losses between these neither raise nor lower the estimate: links lose packets without a queue.
 LOSS_LOW, LOSS_HIGH = 0.02, 0.10
 
@@ -88,6 +96,15 @@ class _Rate:
             return None
         return sum(size for _, size in entries[1:]) * 8 / (entries[-1][0] - entries[0][0])
 
+    def bps_for(self, seconds: float) -> float | None:
+        """Return bits a second of the last so many seconds, None if the entries cover too little."""
+        return self.bps_since(self.latest - seconds)
+
+    @property
+    def latest(self) -> float:
+        """Return the time of the last entry."""
+        return self._entries[-1][0]
+
 
 class BandwidthEstimator:
     """Feedback of one receiver in, one estimate out."""
@@ -112,6 +129,7 @@ class BandwidthEstimator:
         "_probe",
         "_sent_rate",
         "_updated_at",
+        "_was_overrun",
         "congested_at",
         "estimate_bps",
         "loss",
@@ -145,6 +163,8 @@ class BandwidthEstimator:
         self._flowed_until = float("-inf")
         # What arrived while the link was last full.
         self._full_bps = float("inf")
+        # Whether so much more had been sent then that this is all that the link carries.
+        self._was_overrun = False
         # (from when sent, first arrival, bytes since) of the probe that runs.
         self._probe: tuple[float, float | None, int] | None = None
 
@@ -228,8 +248,8 @@ class BandwidthEstimator:
             self._flowed_before, self._flowed = self._flowed, 0.0
             self._flowed_until = now + _FLOWED_S / 2
         if self.queue_s > QUEUE_HIGH_S:
-            self.congested_at, self._probe = now, None
-            if now >= self._hold_until:
+            was_full_at, self.congested_at, self._probe = self.congested_at, now, None
+            if now >= self._hold_until and not self._is_in_vain(arrived, was_full_at, now):
                 self._lower(self._share_of(arrived), now)
         elif self._is_lossy:
             self.congested_at = now
@@ -247,13 +267,28 @@ class BandwidthEstimator:
             grown = min(self.estimate_bps * _GROWTH**elapsed, max(self.estimate_bps, limit))
             self._set(max(grown, arrived * _PROVEN))
 
+    def _is_in_vain(self, arrived: float, full_at: float, now: float) -> bool:
+        """Tell whether less was sent than the link took, and a queue stands all the same."""
+        took = max(self._flowed, self._flowed_before)
+        if now - full_at < _FULL_KNOWN_S and self._full_bps < float("inf"):
+            took = self._full_bps if self._was_overrun else max(took, self._full_bps)
+        sent = self.sent_bps
+        return sent <= took * _DECREASE and any(
+            self.queue_s < queue_s and arrived >= sent * arrives for queue_s, arrives in _NOT_OURS
+        )
+
     def _share_of(self, arrived: float) -> float:
         """Return what to send on a link that is full: a little less than it carries.
 
         What it carries is what arrives while it is full; before, it may have had less to carry.
         """
-        since = self._full_since
-        carried = (self._arrival_rate.bps_since(since) if since is not None else None) or arrived
+        carried, self._was_overrun = arrived, False
+        if self._full_since is not None:
+            lately = self._arrival_rate.bps_since(self._full_since)
+            sent = self._sent_rate.bps_for(self._arrival_rate.latest - self._full_since)
+            if lately is not None and sent is not None:
+                self._was_overrun = sent > lately * _OVERRUN
+                carried = lately if self._was_overrun else max(lately, arrived)
         self._full_bps = carried
         flowed = max(self._flowed, self._flowed_before)
         return max(carried * _DECREASE, min(flowed, carried * _PROVEN))
@@ -302,6 +337,10 @@ class BandwidthEstimator:
         self._set(max(self.estimate_bps, octets * 8 / (last - first) * _PROVEN))
         self.congested_at = min(self.congested_at, now - 1.0)
 
-    def limit(self, bps: float) -> None:
-        """Take a limit that the receiver states itself (REMB)."""
+    def begin_again(self, bps: float) -> None:
+        """Try a rate on a link that was left alone: its least delay may be another by now."""
+        self._base = self._base_before = float("inf")
+        self._base_until = float("-inf")
+        self._delays.clear()
+        self._full_since, self.queue_s = None, 0.0
         self._set(bps)

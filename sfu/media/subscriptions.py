@@ -445,7 +445,7 @@ class Subscriptions:
             self._dark_until = now + self._dark_s
         elif now >= self._dark_until:
             self._dark_until, self._dark_s = float("inf"), min(2 * self._dark_s, _MAX_DARK_S)
-            self.bandwidth.limit(self._wanted_bps)
+            self.bandwidth.begin_again(self._wanted_bps)
             self.allocate(now)
 
     @property

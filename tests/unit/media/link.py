@@ -14,7 +14,8 @@ STEP_S = 0.005
 class Link:
     """The way to one receiver, and the estimator that watches it.
 
-    `rate` gives bits a second at a time; a bucket of `burst` bytes goes through at once.
+    `rate` gives bits a second at a time; a bucket of `burst` bytes goes through at once. `starved_s` tells
+    how long at most a receiver that slept must wait at a time before its machine lets it read.
     """
 
     rate: Callable[[float], float]
@@ -25,6 +26,7 @@ class Link:
     burst: int = 0
     lost_feedback: float = 0.0
     clock_skew: float = 0.0
+    starved_s: Callable[[float], float] = lambda _: 0.0
     seed: int = 1
     now: float = 100.0
     estimator: BandwidthEstimator = field(default_factory=BandwidthEstimator)
@@ -37,6 +39,7 @@ class Link:
         self._random = random.Random(self.seed)
         self._busy_until = self.now
         self._tokens = float(self.burst)
+        self._reads_at = self.now
         self._waiting: list[tuple[float, int, float | None]] = []
         self._under_way: list[tuple[float, list[tuple[float, int, float | None]]]] = []
         self._feedback_at = self.now + FEEDBACK_S
@@ -58,6 +61,9 @@ class Link:
             self._busy_until = start + size * 8 / rate
         jitter = self._random.random() * self.jitter_s
         arrives = self._busy_until + self.delay_s + jitter
+        if arrives > self._reads_at:
+            self._reads_at = arrives + self._random.random() * self.starved_s(arrives)
+        arrives = self._reads_at
         self._waiting.append((self.now, size, arrives))
 
     def step(self) -> None:
@@ -93,18 +99,18 @@ class Link:
 
 
 class Source:
-    """Frames at a rate that may change, 30 a second, in packets of 1,100 bytes."""
+    """Frames at a rate that may change, in packets of 1,100 bytes."""
 
-    def __init__(self, link: Link) -> None:
-        self.link, self._next_frame, self._debt = link, link.now, 0.0
+    def __init__(self, link: Link, *, fps: int = 30) -> None:
+        self.link, self._next_frame, self._debt, self._fps = link, link.now, 0.0, fps
 
     def run(self, seconds: float, bps: Callable[[float], float]) -> None:
         """Send for a time; `bps` is asked at each frame with the estimate of the moment."""
         until = self.link.now + seconds
         while self.link.now < until:
             if self.link.now >= self._next_frame:
-                self._next_frame += 1 / 30
-                self._debt += bps(self.link.estimator.estimate_bps) / 8 / 30
+                self._next_frame += 1 / self._fps
+                self._debt += bps(self.link.estimator.estimate_bps) / 8 / self._fps
                 while self._debt >= 200:
                     size = min(1100, int(self._debt))
                     self.link.send(size)

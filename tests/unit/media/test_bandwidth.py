@@ -73,6 +73,42 @@ def test_jitter_is_no_queue():
     assert min(link.estimates(5)) > 900_000
 
 
+def a_layer(estimate: float) -> float:
+    """A source of three layers: the largest that fits, and nothing where none does."""
+    return next((bps for bps in (1_500_000, 450_000, 120_000) if bps <= estimate), 0)
+
+
+@pytest.mark.parametrize("fps", [10, 30])
+def test_a_receiver_that_reads_late_is_no_narrow_link(fps):
+    """Its machine has no time for it: what waits there is no queue of ours, and less would wait as long."""
+
+    def least(seed: int) -> float:
+        link = Link(
+            lambda _: 20_000_000,
+            delay_s=0.001,
+            starved_s=lambda now: 0.15 if 110 < now < 125 else 0.0,
+            seed=seed,
+        )
+        Source(link, fps=fps).run(30, a_layer)
+        return min(link.estimates(10))
+
+    # Once it is believed to be full; what was sent less then did not help.
+    assert min(least(seed) for seed in range(20)) > 200_000
+
+
+def test_a_link_that_was_left_alone_is_learned_anew():
+    """After a silence no queue is ours: the delay of the first packets is the link's own by now."""
+    link = Link(lambda _: 5_000_000)
+    source = Source(link)
+    source.run(10, lambda estimate: 500_000)
+    link.delay_s = 0.15
+    source.run(4, lambda estimate: 0)
+    link.estimator.begin_again(500_000)
+    source.run(3, lambda estimate: 450_000)
+    assert link.estimator.queue_s < 0.012
+    assert link.estimator.estimate_bps >= 500_000
+
+
 def test_random_loss_is_no_congestion():
     """5 % of it: the estimate holds; 20 % is more than anybody should add to."""
     link = Link(lambda _: 5_000_000, loss=0.05)
