@@ -1,6 +1,7 @@
 """The whole suite, in rows beside each other: python -m tests.suite [--coverage]
 
-Most tests wait, for pages and for time to pass; others compute. What computes gives way to what waits. What
+Most tests wait, for pages and for time to pass; others compute. What computes gives way to what waits, and
+there is one browser at a time: two would leave no time to the servers that they talk to. What
 measures runs when nothing waits any more, that which needs the machine least first. The log of each row is
 printed when the row has ended. With --coverage all but that last row is watched, which takes twice as long.
 """
@@ -14,28 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Of tests/integration and tests/e2e: what computes, the second of two rows that wait, and what measures.
+# Of tests/integration: what computes.
 COMPUTES = {
     "test_compose",
     "test_openapi",
     "test_recordings_command",
     "test_service_by_search",
     "test_simulation",
-}
-SECOND = {
-    "test_archive",
-    "test_call",
-    "test_consent",
-    "test_cuts",
-    "test_media_over_tcp",
-    "test_processes",
-    "test_recording",
-    "test_recordings_in_chromium",
-    "test_rest",
-    "test_store_process",
-    "test_stores",
-    "test_two_recorders",
-    "test_webhooks",
 }
 # In this order: what computes may still be at its end when the first of them begin.
 MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_speed", "test_links")
@@ -44,26 +30,25 @@ MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_
 APART = "tests/e2e/test_player_in_chromium.py::test_two_pictures_and_three_voices_play_in_step"
 
 # What computes is run with this niceness.
-GIVES_WAY = 10
+GIVES_WAY = 15
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the tests of each row; a file that is named nowhere waits in the first."""
+    """Return the tests of each row; pages are those of tests/e2e, servers of tests/integration."""
     found: dict[str, list[str]] = {
-        "first": [],
-        "second": [],
+        "pages": [],
+        "servers": [],
         "unit": ["tests/unit"],
         "computes": [],
         "measures": [],
     }
-    for path in sorted(ROOT.glob("tests/integration/test_*.py")) + sorted(ROOT.glob("tests/e2e/test_*.py")):
-        row = "first"
-        for name, members in (("second", SECOND), ("computes", COMPUTES), ("measures", set(MEASURES))):
-            row = name if path.stem in members else row
-        found[row].append(str(path.relative_to(ROOT)))
+    for folder, waits in (("integration", "servers"), ("e2e", "pages")):
+        for path in sorted(ROOT.glob(f"tests/{folder}/test_*.py")):
+            row = "measures" if path.stem in MEASURES else "computes" if path.stem in COMPUTES else waits
+            found[row].append(str(path.relative_to(ROOT)))
     found["measures"].sort(key=lambda path: MEASURES.index(Path(path).stem))
     found["measures"].append(APART)
-    found["first"] += ["--deselect", APART]
+    found["pages"] += ["--deselect", APART]
     return found
 
 
@@ -95,7 +80,7 @@ async def main(*, measured: bool) -> int:
             for name in ("unit", "computes")
         ]
         waited = await asyncio.gather(
-            *(run(name, found[name], measured=measured) for name in ("first", "second"))
+            *(run(name, found[name], measured=measured) for name in ("pages", "servers"))
         )
         last = await run("measures", found["measures"], measured=False)
     print(f"the suite took {time.monotonic() - began:.0f} s", flush=True)

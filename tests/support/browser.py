@@ -118,7 +118,7 @@ _PROBE = """
       sizes: entries.map(({ frameWidth, frameHeight }) => `${frameWidth}x${frameHeight}`),
     };
   };
-  /** Received counts until so many more frames are shown: [milliseconds, packets, frames, PLIs] of each look. */
+  /** Looks until so many more frames are shown: [milliseconds, packets, frames, PLIs] of each. */
   probe.watch = async (user, source, frames, patience, poll) => {
     const looks = [];
     const began = performance.now();

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+# So long a server may take to begin and to end, where the machine does something else as well.
+_PATIENCE_S = 60
+
 
 @dataclass
 class ServerProcess:
@@ -88,7 +91,7 @@ async def server_process(*command: str, **environment: str) -> AsyncIterator[Ser
             except AssertionError:
                 return
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(_PATIENCE_S):
         while (entry := await read())["event"] != "ready":
             pass
     reader = asyncio.create_task(drain())
@@ -98,7 +101,7 @@ async def server_process(*command: str, **environment: str) -> AsyncIterator[Ser
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
-        code = await asyncio.wait_for(process.wait(), 20)
+        code = await asyncio.wait_for(process.wait(), _PATIENCE_S)
         await reader
         assert code in (0, -signal.SIGKILL if server.was_killed else 0), (
             f"the server exited with {code}; it said {log[-20:]}"
