@@ -23,6 +23,9 @@ COMPUTES = {
     "test_service_by_search",
     "test_simulation",
 }
+# Of tests/integration: what comes after the pages, in the same row, so that both rows end at about one time.
+AFTER_PAGES = {"test_processes", "test_two_recorders"}
+
 # In this order: what computes may still be at its end when the first of them begin.
 MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_speed", "test_links")
 
@@ -34,7 +37,7 @@ GIVES_WAY = 15
 
 
 def rows() -> dict[str, list[str]]:
-    """Return the tests of each row; pages are those of tests/e2e, servers of tests/integration."""
+    """Return the tests of each row: pages begin with those of tests/e2e, servers are of tests/integration."""
     found: dict[str, list[str]] = {
         "pages": [],
         "servers": [],
@@ -42,10 +45,11 @@ def rows() -> dict[str, list[str]]:
         "computes": [],
         "measures": [],
     }
-    for folder, waits in (("integration", "servers"), ("e2e", "pages")):
+    of = dict.fromkeys(MEASURES, "measures") | dict.fromkeys(COMPUTES, "computes")
+    of |= dict.fromkeys(AFTER_PAGES, "pages")
+    for folder, waits in (("e2e", "pages"), ("integration", "servers")):
         for path in sorted(ROOT.glob(f"tests/{folder}/test_*.py")):
-            row = "measures" if path.stem in MEASURES else "computes" if path.stem in COMPUTES else waits
-            found[row].append(str(path.relative_to(ROOT)))
+            found[of.get(path.stem, waits)].append(str(path.relative_to(ROOT)))
     found["measures"].sort(key=lambda path: MEASURES.index(Path(path).stem))
     found["measures"].append(APART)
     found["pages"] += ["--deselect", APART]
