@@ -6,6 +6,8 @@ LEDBAT (RFC 6817) and Copa: not how fast the delay grows but whether it stays ab
 least delay of the last seconds, over a stretch in which every packet had the chance to be
 early. Jitter and the burst of a keyframe do not stand; the queue of a link that is sent too
 much does. What somebody else's flow adds for good becomes the new least delay.
+A queue that stands although little is sent, and although it arrives, is none of the link's: the
+receiver's machine has no time to read.
 
 Pure: feedback and `now` come in, `estimate_bps` goes out.
 """

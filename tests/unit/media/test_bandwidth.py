@@ -96,6 +96,18 @@ def test_a_receiver_that_reads_late_is_no_narrow_link(fps):
     assert min(least(seed) for seed in range(20)) > 200_000
 
 
+@pytest.mark.parametrize(("rate", "within_s"), [(100_000, 0.5), (300_000, 1.0), (450_000, 3.5)])
+def test_a_link_that_becomes_narrow_is_noticed_though_little_is_sent(rate, within_s):
+    """What does not arrive, or waits for long, is the link's, however much it took a moment before."""
+    link = Link(lambda now: 5_000_000 if now < 113 else rate)
+    source = Source(link)
+    source.run(10, lambda estimate: 3_000_000)
+    source.run(3, lambda estimate: 500_000)
+    assert link.estimator.estimate_bps > 2_000_000
+    source.run(within_s, lambda estimate: 500_000)
+    assert link.estimator.estimate_bps < rate * 1.1
+
+
 def test_a_link_that_was_left_alone_is_learned_anew():
     """After a silence no queue is ours: the delay of the first packets is the link's own by now."""
     link = Link(lambda _: 5_000_000)
