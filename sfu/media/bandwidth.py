@@ -340,7 +340,7 @@ class BandwidthEstimator:
         self.congested_at = min(self.congested_at, now - 1.0)
 
     def begin_again(self, bps: float) -> None:
-        """Try a rate on a link that was left alone: its least delay may be another by now."""
+        """Try so many bits a second on a link that was left alone: its least delay may be another by now."""
         self._base = self._base_before = float("inf")
         self._base_until = float("-inf")
         self._delays.clear()

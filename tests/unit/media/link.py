@@ -61,9 +61,9 @@ class Link:
             self._busy_until = start + size * 8 / rate
         jitter = self._random.random() * self.jitter_s
         arrives = self._busy_until + self.delay_s + jitter
-        if arrives > self._reads_at:
-            self._reads_at = arrives + self._random.random() * self.starved_s(arrives)
-        arrives = self._reads_at
+        if arrives > self._reads_at and (starved_s := self.starved_s(arrives)):
+            self._reads_at = arrives + self._random.random() * starved_s
+        arrives = max(arrives, self._reads_at)
         self._waiting.append((self.now, size, arrives))
 
     def step(self) -> None:
