@@ -325,7 +325,7 @@ class Person:
         It also asks when nothing has come into a slot for three seconds; that is before the first packet, or
         later, where the other's machine is slow.
         How fast pictures come is measured elsewhere, on a machine that does nothing else.
-        Who looks late sees nothing of this: that a slot begins with a keyframe is for tests/unit/media/test_leg*.
+        Who looks late sees nothing of this: unit tests of legs assert that a slot begins with a keyframe.
         """
         seen = await self.page.evaluate(
             "([user, source, patience, poll]) => probe.watch(user, source, 2, patience, poll)",
