@@ -35,6 +35,13 @@ class CounterVideo(MediaStreamTrack):
         rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
         self._pattern: NDArray[np.uint8] = ((rows + columns) % 256).astype(np.uint8)
 
+    @property
+    def late_s(self) -> float:
+        """For how long the next picture is due, in seconds: a busy machine makes it later than it should."""
+        if self._started is None:
+            return 0.0
+        return max(0.0, clock.now() - self._started - self.frames / FRAMES_PER_S)
+
     async def recv(self) -> VideoFrame:
         """Return the next picture when its time has come."""
         if self.readyState != "live":
@@ -86,6 +93,11 @@ class Tone(MediaStreamTrack):
     def sent_s(self) -> float:
         """How much of it was sent, in seconds."""
         return self._sent / SAMPLE_RATE
+
+    @property
+    def late_s(self) -> float:
+        """For how long the next 20 ms are due, in seconds: a busy machine makes them later than it should."""
+        return 0.0 if self._started is None else max(0.0, clock.now() - self._started - self.sent_s)
 
     async def recv(self) -> AudioFrame:
         """Return the next 20 ms when their time has come."""

@@ -22,8 +22,8 @@ from tests.support.recording import (
     holes,
     kill,
     last_ms,
+    made_until_ms,
     ms_of,
-    now_ms,
     on_stage,
     recorder_pid,
     recording_server,
@@ -65,7 +65,7 @@ async def test_a_recorder_that_is_killed_loses_a_second_at_most(folder):
             await asyncio.sleep(chance.uniform(0, 2))
             pid = recorder_pid(server)
             assert pid is not None
-            killed.append((recording_id, ada.video.frames, now_ms()))
+            killed.append((recording_id, ada.video.frames, made_until_ms(ada, bob)))
             kill(pid)
         last = await ada.recording("active", beside={before for before, _, _ in killed})
         await bob.sees(SECOND // 2)
@@ -89,7 +89,7 @@ async def test_a_recorder_that_is_killed_loses_a_second_at_most(folder):
 
 
 def is_whole(recorded: Recorded, pictures: int, at_ms: float, lost_ms: int = LOST_MS) -> None:
-    """Check a recording that was cut off when so many pictures had been made."""
+    """Check a recording that was cut off; so many pictures, and everything until `at_ms`, had been made."""
     assert recorded.problems == []
     began = ms_of(recorded.manifest["started_at"])
     for file in recorded.manifest["files"]:
@@ -112,7 +112,7 @@ async def test_what_a_server_leaves_that_is_killed_or_stopped_is_sealed(folder, 
         await stage.talk(ada, bob)
         first = await ada.recording("active")
         await asyncio.sleep(1.2)
-        numbers, at_ms = ada.video.frames, now_ms()
+        numbers, at_ms = ada.video.frames, made_until_ms(ada, bob)
         await server.kill()
         one = await until(lambda: sealed_recordings(folder).get(first))
     assert one.manifest["end_reason"] == "server_gone"
@@ -168,7 +168,7 @@ async def a_disk_fails(path: Path, kind: str, codes: set[str], required: str) ->
             call = await stage.talk(ada, bob)
             recording_id = await ada.recording("active")
             await asyncio.sleep(1.5 if kind == "tmpfs" else 3)
-            pictures, at_ms = ada.video.frames, now_ms()
+            pictures, at_ms = ada.video.frames, made_until_ms(ada, bob)
             await asyncio.to_thread(small.fill if kind == "tmpfs" else small.make_read_only)
             for person in (ada, bob):
                 assert await person.recording("failed", timeout=5) == recording_id

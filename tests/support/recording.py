@@ -72,8 +72,10 @@ def ms_of(at: str) -> float:
     return datetime.fromisoformat(at).timestamp() * 1000
 
 
-def now_ms() -> float:
-    return clock.wallclock().timestamp() * 1000
+def made_until_ms(*people: "Person") -> float:
+    """Return until when sounds and pictures of all of them were made: now, or earlier on a busy machine."""
+    late_s = max(track.late_s for person in people for track in (person.voice, person.video))
+    return (clock.wallclock().timestamp() - late_s) * 1000
 
 
 # The server
