@@ -125,7 +125,7 @@ class Batch:
             self._matrix = rows.matrix[: self._count]
             self._places = np.array([lane.place for lane in lanes])
             self._sent_rows = self._places * SENT_KEPT
-            self._numbers = np.zeros(self._count, np.uint16)
+            self._numbers: NDArray[np.uint16] = np.zeros(self._count, np.uint16)
             self._ssrc_column = self._column(8, ">u4")
             self._ssrcs = columns[:, 0].astype(">u4")
         self._pictures = columns[:, 3].astype(np.uint16)

@@ -3,6 +3,7 @@
 import ctypes
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
@@ -33,9 +34,9 @@ class Messages:
         self.name_bytes = name_bytes
         self.names = bytearray(count * name_bytes)
         names = np.frombuffer(self.names, np.uint8)
-        index = np.arange(count, dtype=np.uint64)
+        index: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
         self._iovecs = rows.iovecs
-        self._table = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
+        self._table: NDArray[np.uint64] = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
         self._table[:, _NAME] = names.ctypes.data + index * name_bytes
         self._table[:, _NAMELEN] = name_bytes
         self._table[:, _IOVLEN] = 1

@@ -148,15 +148,15 @@ class DtlsTransport(RTCDtlsTransport):
         self._wire = _Wire(send)
         super().__init__(self._wire, [certificate])  # type: ignore[arg-type]
         self._srtp_profiles = _PROFILES
-        self.incoming: SrtpContext | None = None
-        self.outgoing: SrtpContext | None = None
 
     def receive(self, data: bytes) -> bool:
         """Take a record flight; False when it was dropped because too many wait."""
         return self._wire.receive(data)
 
-    async def handshake(self, role: str, fingerprints: list[tuple[str, str]], timeout: float) -> None:
-        """Shake hands as "server" or "client" and key SRTP.
+    async def handshake(
+        self, role: str, fingerprints: list[tuple[str, str]], timeout: float
+    ) -> tuple[SrtpContext, SrtpContext]:
+        """Shake hands as "server" or "client"; return SRTP with its keys, incoming and outgoing.
 
         Raises:
             ConnectionError: it failed, timed out, or the certificate is not the promised one.
@@ -173,7 +173,7 @@ class DtlsTransport(RTCDtlsTransport):
             raise ConnectionError("DTLS handshake timed out") from error
         if self.state != "connected":
             raise ConnectionError(f"DTLS {self.state}")
-        self.incoming, self.outgoing = SrtpContext(self._rx_srtp), SrtpContext(self._tx_srtp)
+        return SrtpContext(self._rx_srtp), SrtpContext(self._tx_srtp)
 
     async def close(self) -> None:
         """Say close_notify and end; nothing of it runs afterwards."""

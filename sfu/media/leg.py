@@ -457,7 +457,7 @@ class Leg:
     def receive_report(self, report: rtcp.Report, now: float) -> None:
         """Take what the receiver tells of this stream."""
         self.loss = report.fraction_lost / 256
-        self.jitter = report.jitter
+        self.jitter = float(report.jitter)
         sent_at = self._reports_sent.get(report.last_sr)
         if report.last_sr and sent_at is not None:
             self.round_trip_s = max(0.0, now - sent_at - report.delay_since_sr / 65536)

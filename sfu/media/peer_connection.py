@@ -24,15 +24,12 @@ from aiortc import (
 from aiortc.stats import RTCStatsReport, RTCTransportStats
 
 from sfu import clock
-from sfu.media import negotiation, rtcp, sdp
-from sfu.media.batch import Lane
+from sfu.media import negotiation, sdp
 from sfu.media.dtls import Certificate, DtlsTransport, sctp_transport, start_sctp
-from sfu.media.ice import IceLite
+from sfu.media.endpoint import PeerEndpoint
 from sfu.media.negotiation import LocalTransport, Policy, RemoteTransport, Section, Sending
-from sfu.media.packet import MAX_PACKET_BYTES
-from sfu.media.ports import MediaPorts, Path, UdpPath
-from sfu.media.rtp_session import Publication, RtpSession
-from sfu.media.srtp import Rows, SrtpContext
+from sfu.media.ports import MediaPorts
+from sfu.media.rtp_session import Publication
 from sfu.tasks import end
 
 log = structlog.get_logger()
@@ -40,15 +37,6 @@ log = structlog.get_logger()
 # A peer that was silent for so long is told as "disconnected"; consent checks of aiortc
 # come every six seconds at the latest.
 INTERRUPTED_S = 8.0
-
-
-# RTCP compounds a second that one peer is listened to: feedback twenty times, reports, and a request for
-# every lost packet of a bad link stay far below. More is dropped before it is decrypted.
-MAX_RTCP_PER_S = 400
-
-
-# What SRTCP adds at most: index and tag (RFC 7714). A packet behind the first one is longer.
-MAX_SRTCP_TRAILER_BYTES = 20
 
 
 class FingerprintChanged(ValueError):
@@ -86,11 +74,11 @@ class PeerConnection(RTCPeerConnection):
         self._settings = settings
         # What this peer may do; replaced when the call changes its kind.
         self.policy = policy
-        self.counters = settings.ports.counters
-        self.ice: IceLite[Path] = IceLite()
-        self.rtp = RtpSession(self, secrets.randbits(32))
+        # What every packet passes.
+        self.endpoint = PeerEndpoint(settings.ports, self._path_validated, self._take_dtls)
+        self.ice, self.rtp = self.endpoint.ice, self.endpoint.rtp
         self.sections: list[Section] = []
-        self._dtls = DtlsTransport(self._send_dtls, settings.certificate)
+        self._dtls = DtlsTransport(self.endpoint.send_dtls, settings.certificate)
         self._sctp: RTCSctpTransport | None = None
         self._remote: RemoteTransport | None = None
         self._sendings: dict[str, Sending] = {}
@@ -103,11 +91,6 @@ class PeerConnection(RTCPeerConnection):
         self._validated = asyncio.Event()
         self._connecting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        # Our counter of transport-wide sequence numbers, and the path that the fan-outs know.
-        self._number_place = settings.ports.bank.take()
-        self._lane_path: Path | None = None
-        # RTCP compounds that it may send at once, and when that was looked at.
-        self._rtcp_budget, self._rtcp_at = float(MAX_RTCP_PER_S), 0.0
         # What each published m-line is, by mid; set by the room before negotiate.
         self.publications: dict[str, Publication] = {}
         # From here the time to connect is counted.
@@ -177,7 +160,7 @@ class PeerConnection(RTCPeerConnection):
         self._offer, self._agreed, self._remote = offer, agreed, remote
         self._descriptions["remote"] = sessionDescription
         if self.ice.begin(remote.ufrag):
-            self._settings.ports.register(self)
+            self._settings.ports.register(self.endpoint)
         self._set("signaling", "have-remote-offer")
 
     def _reserve_sendings(self, offer: sdp.Description) -> dict[str, Sending]:
@@ -247,13 +230,13 @@ class PeerConnection(RTCPeerConnection):
             async with asyncio.timeout(timeout):
                 await self._validated.wait()
             left = timeout - (clock.now() - self.started_at)
-            await self._dtls.handshake(remote.our_role, list(remote.fingerprints), max(1.0, left))
+            keyed = await self._dtls.handshake(remote.our_role, list(remote.fingerprints), max(1.0, left))
+            self.endpoint.key(*keyed)
             await self._start_data()
         except (TimeoutError, ConnectionError) as error:
             log.info("peer_failed", reason=str(error) or "no connectivity check in time")
             self._fail()
             return
-        self.rtp.subscriptions.lanes_changed()
         self._dtls.on("statechange", self._dtls_changed)
         self._set("connection", "connected")
 
@@ -295,9 +278,7 @@ class PeerConnection(RTCPeerConnection):
             with contextlib.suppress(ConnectionError):
                 await self._sctp.stop()
         await self._dtls.close()
-        self._settings.ports.flush()
-        self._settings.ports.unregister(self)
-        self._settings.ports.bank.give_back(self._number_place)
+        self.endpoint.close()
         self.remove_all_listeners()
 
     def check_liveness(self, now: float) -> None:
@@ -311,113 +292,15 @@ class PeerConnection(RTCPeerConnection):
         else:
             self._set("ice", "disconnected" if silent > INTERRUPTED_S else "completed")
 
-    # From the ports
+    # From the endpoint
 
-    def path_validated(self, now: float) -> None:
-        """A check was authentic: there is a way to the client."""
+    def _path_validated(self) -> None:
         self._validated.set()
-        if self.ice.selected is not self._lane_path:
-            self._lane_path = self.ice.selected
-            self.rtp.subscriptions.lanes_changed()
         if self._states["ice"] in ("checking", "disconnected"):
             self._set("ice", "completed")
 
-    def receive_dtls(self, data: bytes) -> None:
-        """Hand a record to aiortc."""
-        if not self._dtls.receive(data):
-            self.counters.drop("dtls_queue_full")
-
-    def receive_media(self, rows: Rows, index: int, length: int, now: float, arrived: float) -> None:
-        """Decrypt a packet in its row, and follow it; `arrived`: when the kernel got it."""
-        incoming = self._dtls.incoming
-        if incoming is None or length < 12:
-            self.counters.drop("before_keys")
-            return
-        # RFC 5761 section 4: RTCP types 192-223 are no RTP payload types.
-        second = rows.buffer[index * rows.stride + 1]
-        if 192 <= second <= 223:
-            if second == rtcp.RTPFB and self._is_surplus(rows, index, length, now):
-                self.counters.feedback_skipped += 1
-            else:
-                self._receive_rtcp(incoming, rows, index, length, now)
-            return
-        data = incoming.open(rows, index, length)
-        if data is not None:
-            self.rtp.receive_rtp(data, now, arrived)
-        else:
-            self.counters.drop("srtp_not_authentic")
-
-    def _receive_rtcp(self, incoming: SrtpContext, rows: Rows, index: int, length: int, now: float) -> None:
-        """Decrypt a compound, as long as its sender does not flood us with them."""
-        self._rtcp_budget += (now - self._rtcp_at) * MAX_RTCP_PER_S
-        self._rtcp_budget, self._rtcp_at = min(self._rtcp_budget, MAX_RTCP_PER_S), now
-        if self._rtcp_budget < 1:
-            self.counters.drop("rtcp_flood")
-            return
-        self._rtcp_budget -= 1
-        rows.set_length(index, length)
-        if incoming.unprotect_rtcp(rows, index):
-            self.rtp.receive_rtcp(rows.take(index), now)
-        else:
-            self.counters.drop("srtcp_not_authentic")
-
-    def _is_surplus(self, rows: Rows, index: int, length: int, now: float) -> bool:
-        """Tell whether a compound is nothing but feedback that nobody needs: its header is not encrypted."""
-        if now >= self.rtp.subscriptions.pass_over_until:
-            return False
-        at, buffer = index * rows.stride, rows.buffer
-        alone = 4 + 4 * (buffer[at + 2] << 8 | buffer[at + 3]) + MAX_SRTCP_TRAILER_BYTES >= length
-        return alone and buffer[at] & 0x1F == 15
-
-    # The outlet of the RTP session
-
-    def ready(self) -> bool:
-        return self._dtls.outgoing is not None and self.ice.selected is not None
-
-    def reserve(self) -> tuple[bytearray, int]:
-        rows = self._settings.ports.udp.outgoing
-        return rows.buffer, self._settings.ports.udp.reserve() * rows.stride
-
-    def send_rtp(self, length: int) -> bool:
-        udp, outgoing, path = self._settings.ports.udp, self._dtls.outgoing, self.ice.selected
-        if outgoing is None or path is None:
-            return False
-        index = udp.reserve()
-        udp.outgoing.set_length(index, length)
-        if not outgoing.protect(udp.outgoing, index):
-            self.counters.drop("srtp_refused")
-            return False
-        self._settings.ports.send_row(path)
-        return True
-
-    def send_rtcp(self, data: bytes) -> None:
-        udp, outgoing, path = self._settings.ports.udp, self._dtls.outgoing, self.ice.selected
-        if outgoing is None or path is None or len(data) > MAX_PACKET_BYTES:
-            return
-        index = udp.reserve()
-        udp.outgoing.put(index, data)
-        if outgoing.protect_rtcp(udp.outgoing, index):
-            self._settings.ports.send_row(path)
-
-    def next_transport_number(self, size: int, now: float) -> int:
-        return self._settings.ports.bank.next(self._number_place, size, now)
-
-    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
-        return self._settings.ports.bank.recall(self._number_place, first, count, now)
-
-    def recall_bytes(self, first: int, count: int) -> int:
-        return self._settings.ports.bank.recall_bytes(self._number_place, first, count)
-
-    def lane(self) -> Lane | None:
-        outgoing, path, ports = self._dtls.outgoing, self.ice.selected, self._settings.ports
-        if outgoing is None or not isinstance(path, UdpPath):
-            return None
-        self._lane_path = path
-        return Lane(ports.udp, outgoing, path.sockaddr, ports.bank, self._number_place, self.counters)
-
-    def _send_dtls(self, data: bytes) -> None:
-        if self.ice.selected is not None:
-            self.ice.selected.send_now(data)
+    def _take_dtls(self, data: bytes) -> bool:
+        return self._dtls.receive(data)
 
     def _on_data_channel(self, channel: RTCDataChannel) -> None:
         self.emit("datachannel", channel)

@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from sfu.clock import unix_seconds
 from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE, Messages
@@ -53,6 +53,7 @@ _CHOICE = (
     (_RETURN, 0, 0, 1),
     (_RETURN, 0, 0, 0),
 )
+_PROGRAM = ctypes.create_string_buffer(b"".join([struct.pack("=HBBI", *step) for step in _CHOICE]))
 
 # What Linux tells beside each datagram: struct cmsghdr, then when it arrived by the wall clock, as seconds
 # and nanoseconds (struct timespec; socket(7), asm-generic/socket.h).
@@ -91,8 +92,7 @@ def _open_aside(first: socket.socket) -> socket.socket | None:
         for each in (first, second):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         second.bind(first.getsockname())
-        program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in _CHOICE))
-        choice = struct.pack("HP", len(_CHOICE), ctypes.addressof(program))
+        choice = struct.pack("HP", len(_CHOICE), ctypes.addressof(_PROGRAM))
         second.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, choice)
     except (AttributeError, OSError):
         second.close()
@@ -149,7 +149,8 @@ class UdpPort:
         self.audience = Rows(AUDIENCE_ROWS, STRIDE)
         self._filled = 0
         self._receiver: DatagramReceiver | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        # Any: what uvloop's methods return is not what asyncio's are said to.
+        self._loop: Any = None
         self._in = Messages(self.incoming, name_bytes, _STAMP.size)
         self._out = Messages(self.outgoing, name_bytes)
         self._to_audience = Messages(self.audience, name_bytes)

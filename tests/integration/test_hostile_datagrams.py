@@ -161,7 +161,8 @@ async def test_rubbish_before_and_during_the_handshake(plane, stranger):
         reply = await plane.plane.offer("ada", OfferRequest("room", "ada", "ada", pc.localDescription.sdp))
         connection = plane.connection("ada")
         attack()
-        validated, receive = connection.path_validated, connection.receive_dtls
+        endpoint = connection.endpoint
+        validated, receive = endpoint.path_validated, endpoint.receive_dtls
 
         def when_validated(now):
             attack()
@@ -171,7 +172,7 @@ async def test_rubbish_before_and_during_the_handshake(plane, stranger):
             attack()
             receive(data)
 
-        connection.path_validated, connection.receive_dtls = when_validated, when_dtls
+        endpoint.path_validated, endpoint.receive_dtls = when_validated, when_dtls
         await pc.setRemoteDescription(RTCSessionDescription(reply.sdp, "answer"))
         await plane.event("ada", "peer.connected")
         assert "checking" in states and "completed" in states

@@ -276,8 +276,8 @@ async def test_losses_on_the_way_to_a_receiver_are_repaired(plane):
         await ada.offer(CounterVideo())
         await bob.offer(video_slots=1)
         await bob.decoded(video=5)
-        connection = plane.connection("bob")
-        send, count = connection.send_rtp, Counter()
+        endpoint = plane.connection("bob").endpoint
+        send, count = endpoint.send_rtp, Counter()
 
         def lossy(length):
             count["all"] += 1
@@ -286,7 +286,7 @@ async def test_losses_on_the_way_to_a_receiver_are_repaired(plane):
                 return True  # as if it had been sent
             return send(length)
 
-        connection.send_rtp = lossy
+        endpoint.send_rtp = lossy
         await bob.decoded(video=80)
         assert count["lost"] > 5
         assert plane.counters.packets_retransmitted >= count["lost"] - 3
@@ -457,7 +457,7 @@ async def test_a_peer_that_never_connects_is_closed_and_leaves_nothing():
         assert closed["reason"] == "failed"
         assert plane.plane.peers == 0 and not plane.plane.rooms
         await asyncio.wait(plane.plane._closing, timeout=5) if plane.plane._closing else None
-        assert not plane.ports.is_known(connection)
+        assert not plane.ports.is_known(connection.endpoint)
         await pc.close()
 
 
@@ -473,7 +473,7 @@ async def test_a_closed_peer_leaves_nothing_behind(plane):
         await plane.event("bob", "peer.closed")
         await asyncio.wait(plane.plane._closing, timeout=5)
         assert connection.connectionState == "closed"
-        assert not plane.ports.is_known(connection)
+        assert not plane.ports.is_known(connection.endpoint)
         assert not any(track.fan_out.legs for track in tracks)
         assert connection._dtls._task is None
         plane.events.clear()

@@ -7,9 +7,7 @@ from pylibsrtp import Policy as SrtpPolicy, Session
 
 from sfu.media import rtcp
 from sfu.media.datagrams import STRIDE
-from sfu.media.dtls import Certificate
-from sfu.media.negotiation import Policy
-from sfu.media.peer_connection import MAX_RTCP_PER_S, PeerConnection, PeerSettings
+from sfu.media.endpoint import MAX_RTCP_PER_S, PeerEndpoint
 from sfu.media.ports import MediaPorts
 from sfu.media.srtp import Rows, SrtpContext
 from sfu.media.transport_cc import ArrivalRecorder
@@ -31,22 +29,15 @@ def session(direction: int, profile: int) -> Session:
     return Session(policy)
 
 
-@pytest.fixture(scope="module")
-def certificate() -> Certificate:
-    return Certificate.fresh()
-
-
 class Scene:
-    """A peer connection, and what its client sends to it."""
+    """A peer, and what its client sends to it."""
 
-    def __init__(self, certificate: Certificate) -> None:
+    def __init__(self) -> None:
         self.counters = MediaCounters()
         self.ports = MediaPorts(
             UdpPort("127.0.0.1", 0, self.counters, lambda: 0.0), self.counters, lambda: 0.0
         )
-        self.peer = PeerConnection(
-            PeerSettings(self.ports, certificate, 10.0, 30.0), Policy(frozenset({"vp8"}))
-        )
+        self.peer = PeerEndpoint(self.ports, lambda: None, lambda data: True)
         self.rows = Rows(4, STRIDE)
         self.recorder = ArrivalRecorder()
         self.key()
@@ -54,7 +45,7 @@ class Scene:
     def key(self, profile: int = GCM) -> None:
         """Let the handshake be over."""
         self.client = session(SrtpPolicy.SSRC_ANY_OUTBOUND, profile)
-        self.peer._dtls.incoming = SrtpContext(session(SrtpPolicy.SSRC_ANY_INBOUND, profile))
+        self.peer.incoming = SrtpContext(session(SrtpPolicy.SSRC_ANY_INBOUND, profile))
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -104,17 +95,17 @@ class Scene:
 
 
 @pytest.fixture
-async def scene(certificate):
-    made = Scene(certificate)
+async def scene():
+    made = Scene()
     yield made
-    await made.peer.close()
+    made.peer.close()
     made.ports.udp.close()
 
 
 async def test_what_comes_before_the_keys_is_dropped(scene):
     """Media and RTCP alike: it cannot be decrypted. Afterwards both are read, with the whole budget."""
     scene.hear(NACK)
-    scene.peer._dtls.incoming = None
+    scene.peer.incoming = None
     for number in range(MAX_RTCP_PER_S):
         scene.receive(scene.client.protect_rtcp(NACK), 100.0)
         scene.receive(scene.client.protect(rtp_bytes(number)), 100.0)
@@ -195,12 +186,12 @@ async def test_media_is_not_counted_as_rtcp(scene):
     assert scene.flood(MAX_RTCP_PER_S, 101.0) == MAX_RTCP_PER_S
 
 
-async def test_budgets_are_each_peers_own(scene, certificate):
+async def test_budgets_are_each_peers_own(scene):
     """Nobody is deaf because of somebody else."""
-    other = Scene(certificate)
+    other = Scene()
     scene.flood(MAX_RTCP_PER_S + 1, 100.0)
     assert other.flood(1, 100.0) == 1
-    await other.peer.close()
+    other.peer.close()
     other.ports.udp.close()
 
 
