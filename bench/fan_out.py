@@ -19,6 +19,7 @@ import time
 
 from pylibsrtp import Policy, Session
 
+from sfu.counters import MediaCounters
 from sfu.media import batch, fan_out
 from sfu.media.batch import Lane
 from sfu.media.codecs import Codec
@@ -29,7 +30,6 @@ from sfu.media.packet import RtpPacket, build
 from sfu.media.srtp import SrtpContext
 from sfu.media.track import Layer, Track
 from sfu.media.udp import UdpPort
-from sfu.metrics import MediaCounters
 
 PAYLOAD, RUNS = 1_100, 5
 VP8 = Codec(96, "vp8", "VP8", 90_000, feedback=("nack", "nack pli"))

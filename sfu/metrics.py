@@ -1,43 +1,17 @@
-"""Counters of the packet path, and the registry in which Prometheus finds them.
+"""The registry in which Prometheus finds the counters.
 
-The packet path adds to plain integers; a collector reads them when it is asked.
+The packet path adds to plain integers (sfu/counters.py); a collector reads them when it is asked.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import fields
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-
-@dataclass(slots=True)
-class MediaCounters:
-    """What the media plane has done since the start; only ever grows."""
-
-    datagrams_received: int = 0
-    datagrams_sent: int = 0
-    packets_received: int = 0
-    packets_forwarded: int = 0
-    bytes_received: int = 0
-    bytes_forwarded: int = 0
-    packets_retransmitted: int = 0
-    packets_recovered: int = 0
-    # Repeats sent to learn what a link takes.
-    packets_padded: int = 0
-    nacks_sent: int = 0
-    nacks_received: int = 0
-    # Feedback on links that nothing ails, of which every few is enough.
-    feedback_skipped: int = 0
-    keyframe_requests_sent: int = 0
-    keyframe_requests_received: int = 0
-    # Packets dropped, by reason; the reasons are words of the code that drops.
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Count packets that went nowhere, with the reason."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + count
+from sfu.counters import MediaCounters
 
 
 class LinkQuality(Protocol):
@@ -80,7 +54,7 @@ class _MediaCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         counters = self._counters
-        for name in counters.__slots__:
+        for name in (field.name for field in fields(counters)):
             if name != "dropped":
                 yield CounterMetricFamily(
                     f"sfu_{name}", name.replace("_", " "), value=getattr(counters, name)

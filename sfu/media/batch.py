@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sfu.counters import MediaCounters
 from sfu.media.datagrams import AUDIENCE_ROWS
 from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
 from sfu.media.srtp import Ciphers, Rows, SrtpContext
-from sfu.metrics import MediaCounters
 
 # Below this a batch costs more than it saves (bench/fan_out.py).
 MIN_LEGS = 2

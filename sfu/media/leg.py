@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.batch import Batch, Lane, Offsets
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
@@ -17,7 +18,6 @@ from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
 from sfu.media.profile import Body, Profile
 from sfu.media.rewriter import Rewriter
 from sfu.media.track import Layer, Track
-from sfu.metrics import MediaCounters
 
 # Packets kept for receivers without rtx, whose repeats must be the same to the last bit:
 # AES-GCM may not see one index with two contents.

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from sfu.counters import MediaCounters
 from sfu.media.datagrams import STRIDE
 from sfu.media.ice import Check, IceLite, parse_check
 from sfu.media.number_bank import NumberBank
@@ -17,7 +18,6 @@ from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import Rows
 from sfu.media.tcp import TcpPath, TcpPort
 from sfu.media.udp import UdpPort
-from sfu.metrics import MediaCounters
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, cast
 
-from sfu.metrics import MediaCounters
+from sfu.counters import MediaCounters
 
 _LENGTH = struct.Struct("!H")
 

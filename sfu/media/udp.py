@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from sfu.clock import unix_seconds
+from sfu.counters import MediaCounters
 from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE, Messages
 from sfu.media.srtp import Rows
-from sfu.metrics import MediaCounters
 
 # One system call brings so many datagrams: at 100,000 a second, 0.6 ms worth.
 BATCH = 64
@@ -126,6 +126,8 @@ class UdpPort:
         batched: bool = True,
     ) -> None:
         self._counters, self._clock = counters, clock
+        # Seconds since 1970, by the clock that the kernel's stamps are of.
+        self.wallclock: Callable[[], float] = unix_seconds
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.family = family
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
@@ -215,7 +217,7 @@ class UdpPort:
         if count <= 0 or receiver is None:
             return 0
         now = self._clock()
-        behind = unix_seconds() - now
+        behind = self.wallclock() - now
         names, size, control, received = (
             messages.names,
             messages.name_bytes,

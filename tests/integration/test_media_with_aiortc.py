@@ -15,13 +15,13 @@ from aiortc.mediastreams import MediaStreamError
 
 from sfu import clock
 from sfu.bot.patterns import CounterVideo, Tone, loudest_frequency, read_number
+from sfu.counters import MediaCounters
 from sfu.errors import BadRequest, NotFound, Unavailable
 from sfu.media.dtls import Certificate
 from sfu.media.peer_connection import PeerSettings
 from sfu.media.plane import MediaPlane, OfferRequest
 from sfu.media.ports import MediaPorts
 from sfu.media.udp import UdpPort
-from sfu.metrics import MediaCounters
 
 CODECS = frozenset({"opus", "red", "vp8", "h264", "vp9", "av1"})
 

@@ -3,6 +3,7 @@
 import numpy as np
 from pylibsrtp import Policy, Session
 
+from sfu.counters import MediaCounters
 from sfu.media.batch import Lane
 from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE
 from sfu.media.leg import Leg
@@ -10,7 +11,6 @@ from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket
 from sfu.media.srtp import Rows, SrtpContext
-from sfu.metrics import MediaCounters
 
 WINDOW = 1024
 

@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass, field, replace
 
+from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.batch import Lane
 from sfu.media.codecs import Codec, parameters
@@ -16,7 +17,6 @@ from sfu.media.negotiation import (
 )
 from sfu.media.packet import RtpPacket, build
 from sfu.media.track import Layer, Track
-from sfu.metrics import MediaCounters
 
 VP8_KEY, VP8_DELTA = b"\x10\x00key", b"\x10\x01delta"
 FEEDBACK = ("nack", "nack pli", "ccm fir", "transport-cc")

@@ -5,6 +5,7 @@ import struct
 import pytest
 from pylibsrtp import Policy as SrtpPolicy, Session
 
+from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.datagrams import STRIDE
 from sfu.media.endpoint import MAX_RTCP_PER_S, PeerEndpoint
@@ -12,7 +13,6 @@ from sfu.media.ports import MediaPorts
 from sfu.media.srtp import Rows, SrtpContext
 from sfu.media.transport_cc import ArrivalRecorder
 from sfu.media.udp import UdpPort
-from sfu.metrics import MediaCounters
 from tests.unit.media.scene import rtp_bytes
 
 # Both that are agreed; what they add to a compound differs (20 and 14 bytes).

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import pytest
 from aioice import stun
 
+from sfu.counters import MediaCounters
 from sfu.media import tcp
 from sfu.media.ice import MAX_VALIDATED_PATHS, Credentials, IceLite
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.ports import _MAX_LOGGED_FAILURES, MediaPorts
 from sfu.media.srtp import Rows
 from sfu.media.udp import UdpPort
-from sfu.metrics import MediaCounters
 from tests.unit.media.scene import rtp_bytes
 
 TIMEOUT_S = 5
