@@ -6,14 +6,18 @@ Three times are never mixed: *now* is monotonic seconds, *media time* is RTP uni
 
 import time
 from datetime import UTC, datetime
+from typing import Final
 
 # Seconds between the NTP epoch (1900) and the Unix epoch (1970), RFC 5905 section 6.
-NTP_UNIX_OFFSET_S = 2_208_988_800
+NTP_UNIX_OFFSET_S: Final = 2_208_988_800
+
+_monotonic: Final = time.monotonic
+_time: Final = time.time
 
 
 def now() -> float:
     """Return monotonic seconds."""
-    return time.monotonic()
+    return _monotonic()
 
 
 def wallclock() -> datetime:
@@ -33,4 +37,4 @@ def from_unix(seconds: float) -> str:
 
 def unix_seconds() -> float:
     """Return the wallclock as seconds since 1970, for the claims of a token."""
-    return time.time()
+    return _time()

@@ -13,7 +13,7 @@ then, and take it from the batch by `catch_up`.
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +36,14 @@ MAX_LEGS = AUDIENCE_ROWS
 FEW_LEGS = 24
 
 # Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet; then the SSRC.
-_HEAD, _SSRC, _SSRC_AT = struct.Struct("!BHI"), struct.Struct("!I"), 8
+_HEAD: Final = struct.Struct("!BHI")
+_SSRC: Final = struct.Struct("!I")
+_SSRC_AT: Final = 8
 
 
 @cache
 def _ssrc_and_number(apart: int) -> struct.Struct:
-    return struct.Struct(f"!I{apart}sH")
+    return struct.Struct(f"!4s{apart}sH")
 
 
 class RowOutlet(Protocol):
@@ -118,7 +120,7 @@ class Batch:
         if self._is_few:
             # Of each row: where it begins, the place of its number, that of what was sent, its SSRC.
             self._few = [
-                (index * rows.stride, lane.place, lane.place * SENT_KEPT, int(columns[index, 0]))
+                (index * rows.stride, lane.place, lane.place * SENT_KEPT, _SSRC.pack(columns[index, 0]))
                 for index, lane in enumerate(lanes)
             ]
         else:
@@ -179,7 +181,7 @@ class Batch:
         sequence = (packet.sequence + self._sequence) & 0xFFFF
         timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
         _HEAD.pack_into(common, 1, packet.marker << 7 | payload_type, sequence, timestamp)
-        self._lengths[:] = length
+        self._lengths.fill(length)
         if self._is_few:
             self._write_few(common, body.transport_cc_at, now)
         else:
@@ -208,9 +210,10 @@ class Batch:
         if not number_at:
             for at, _, _, ssrc in self._few:
                 buffer[at : at + length] = common
-                _SSRC.pack_into(buffer, at + _SSRC_AT, ssrc)
+                buffer[at + _SSRC_AT : at + _SSRC_AT + 4] = ssrc
             return
-        numbers, sent, entry = self._bank.cells, self._bank.sent_cells, sent_entry(length, now)
+        numbers, sent = self._bank.cells, self._bank.sent_cells
+        entry: Any = sent_entry(length, now)  # Any: one object for all rows
         # From the SSRC to the number in one go, with what stands between them.
         between = bytes(common[_SSRC_AT + 4 : number_at])
         pack_into = _ssrc_and_number(len(between)).pack_into

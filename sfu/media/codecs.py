@@ -6,9 +6,11 @@ format: VP8 RFC 7741, H264 RFC 6184, VP9 RFC 9628, AV1 the AOMedia RTP specifica
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 # Helper formats that travel with another codec, never alone.
-RTX, RED = "rtx", "red"
+RTX: Final = "rtx"
+RED: Final = "red"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _h264(codec: Codec) -> tuple[str, str]:
 
 # As much of a payload as tells whether a keyframe begins: parameter sets and an IDR slice may stand
 # behind others in one H264 aggregation.
-KEYFRAME_PEEK_BYTES = 256
+KEYFRAME_PEEK_BYTES: Final = 256
 
 
 def starts_keyframe(name: str, payload: bytes | memoryview) -> bool:
@@ -137,7 +139,7 @@ def _av1(payload: bytes | memoryview) -> bool:
     return bool(payload[0] & 0x08)  # N: first packet of a coded video sequence
 
 
-_KEYFRAME = {"vp8": _vp8, "h264": _h264_keyframe, "vp9": _vp9, "av1": _av1}
+_KEYFRAME: Final = {"vp8": _vp8, "h264": _h264_keyframe, "vp9": _vp9, "av1": _av1}
 
 
 def frame_size(name: str, payload: bytes) -> tuple[int, int] | None:

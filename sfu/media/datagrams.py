@@ -1,6 +1,7 @@
 """Rows of memory with an address each, as `recvmmsg` and `sendmmsg` of Linux want them."""
 
 import ctypes
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,56 +9,76 @@ from numpy.typing import NDArray
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
 
-# One row: the largest packet, and what SRTP writes behind it. A longer datagram is cut by
-# the kernel and dropped here.
-STRIDE = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
+# One row: the largest packet, and what SRTP writes behind it. What fills it is dropped: it is longer, and the
+# kernel has cut it.
+STRIDE: Final = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
 
 # Receivers that one batch of rows goes to; a larger audience is several batches.
-AUDIENCE_ROWS = 256
+AUDIENCE_ROWS: Final = 256
 
-# struct mmsghdr and struct iovec of Linux on 64 bits, as words of 8 and of 4 bytes.
-_HEADER_BYTES, _IOVEC_BYTES = 64, 16
-_NAME, _NAMELEN, _IOV, _IOVLEN, _CONTROL, _CONTROLLEN = 0, 1, 2, 3, 4, 5  # of 8 bytes
-_FLAGS, _LENGTH, _WORDS = 12, 14, 16  # of 4 bytes
+# struct mmsghdr and struct iovec of Linux on 64 bits.
+_HEADER_BYTES: Final = 64
+_IOVEC_BYTES: Final = 16
+# Places in the first of them, in words of 8 bytes; the length in words of 4.
+_NAME: Final = 0
+_NAMELEN: Final = 1
+_IOV: Final = 2
+_IOVLEN: Final = 3
+_CONTROL: Final = 4
+_CONTROLLEN: Final = 5
+_LENGTH: Final = 14
+_WORDS: Final = 16
+
+# Around each datagram that came: what the kernel tells of it (struct cmsghdr, struct timespec), then
+# who sent it.
+ENVELOPE_BYTES: Final = 64
+CONTROL_BYTES: Final = 32
 
 
 class Messages:
     """Headers of a batch of datagrams, prepared once: each row has its name and its iovec."""
 
-    def __init__(self, rows: Rows, name_bytes: int, control_bytes: int | None = None) -> None:
+    def __init__(self, rows: Rows, name_bytes: int, *, receives: bool = False) -> None:
         """Prepare a header for each row.
 
-        `control_bytes`: for receiving, with so much room for what the kernel tells of each datagram; the
-        kernel may then fill whole rows, whatever their lengths. Without it, each row is sent as it is.
+        `receives`: the kernel fills whole rows, whatever their lengths, and `envelopes`. Otherwise each row
+        is sent as it is, to the address in `names`.
         """
         count = rows.count
         self.name_bytes = name_bytes
-        self.names = bytearray(count * name_bytes)
-        names = np.frombuffer(self.names, np.uint8)
         index: NDArray[np.uint64] = np.arange(count, dtype=np.uint64)
-        self._iovecs = rows.iovecs
+        iovecs = rows.iovecs
         self._table: NDArray[np.uint64] = np.zeros((count, _HEADER_BYTES // 8), np.uint64)
-        self._table[:, _NAME] = names.ctypes.data + index * name_bytes
         self._table[:, _NAMELEN] = name_bytes
         self._table[:, _IOVLEN] = 1
-        if control_bytes is not None:
-            self._iovecs = rows.iovecs.copy()
-            self._iovecs[:, 1] = rows.stride
-            self.control = bytearray(count * control_bytes)
-            address = np.frombuffer(self.control, np.uint8).ctypes.data if control_bytes else 0
-            self._table[:, _CONTROL] = address + index * control_bytes
-            self._table[:, _CONTROLLEN] = control_bytes
-        self._table[:, _IOV] = self._iovecs.ctypes.data + index * _IOVEC_BYTES
-        self._address: int = self._table.ctypes.data
-        self.headers = ctypes.c_void_p(self._address)
+        self.names = bytearray(0 if receives else count * name_bytes)
+        self.envelopes = bytearray(count * ENVELOPE_BYTES if receives else 0)
+        if receives:
+            iovecs = iovecs.copy()
+            iovecs[:, 1] = rows.stride
+            at = _address(self.envelopes) + index * ENVELOPE_BYTES
+            self._table[:, _NAME] = at + CONTROL_BYTES
+            self._table[:, _CONTROL] = at
+            self._table[:, _CONTROLLEN] = CONTROL_BYTES
+        else:
+            self._table[:, _NAME] = _address(self.names) + index * name_bytes
+        # The kernel reads them: they live as long as this.
+        self._iovecs = iovecs
+        self._table[:, _IOV] = iovecs.ctypes.data + index * _IOVEC_BYTES
+        self._at: int = self._table.ctypes.data
+        self.headers = ctypes.c_void_p(self._at)
         # Plain numbers: to read one costs a tenth of what reading it from an array does.
         self._words = memoryview(self._table.view(np.uint32).reshape(-1).data)
 
-    def received(self, index: int) -> tuple[int, int]:
-        """Return length and flags of a datagram that came."""
-        at = index * _WORDS
-        return self._words[at + _LENGTH], self._words[at + _FLAGS]
+    def received(self, index: int) -> int:
+        """Return the length of a datagram that came, or of the row if it was not shorter."""
+        return self._words[index * _WORDS + _LENGTH]
 
     def headers_from(self, index: int) -> ctypes.c_void_p:
         """Return the address of a header, for the system call."""
-        return ctypes.c_void_p(self._address + index * _HEADER_BYTES) if index else self.headers
+        return ctypes.c_void_p(self._at + index * _HEADER_BYTES) if index else self.headers
+
+
+def _address(memory: bytearray) -> int:
+    """Return where it lies; it must not be resized, and must live on."""
+    return int(np.frombuffer(memory, np.uint8).ctypes.data)

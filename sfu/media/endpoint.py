@@ -5,6 +5,7 @@ The part of a peer connection that every packet passes; `PeerConnection` negotia
 
 import secrets
 from collections.abc import Callable
+from typing import Final
 
 from sfu.media import rtcp
 from sfu.media.batch import Lane
@@ -16,10 +17,10 @@ from sfu.media.srtp import Rows, SrtpContext
 
 # RTCP compounds a second that one peer is listened to: feedback twenty times, reports, and a request for
 # every lost packet of a bad link stay far below. More is dropped before it is decrypted.
-MAX_RTCP_PER_S = 400
+MAX_RTCP_PER_S: Final = 400
 
 # What SRTCP adds at most: index and tag (RFC 7714). A packet behind the first one is longer.
-MAX_SRTCP_TRAILER_BYTES = 20
+MAX_SRTCP_TRAILER_BYTES: Final = 20
 
 
 class PeerEndpoint:

@@ -5,15 +5,16 @@ own numbers over it. Bounded in packets and time.
 """
 
 from collections import deque
+from typing import Final
 
 from sfu.media.packet import RtpPacket, sequence_delta
 
 # A power of two. libsrtp refuses indices more than its window of 1,024 behind, so nothing
 # older is of use; at 1,200 bytes a packet this is 1.2 MB, and five seconds of 2 Mbit/s.
-MAX_PACKETS = 1024
+MAX_PACKETS: Final = 1024
 
 # A receiver that has waited this long has frozen and wants a keyframe, not the packet.
-MAX_AGE_S = 3.0
+MAX_AGE_S: Final = 3.0
 
 
 class History:

@@ -4,7 +4,7 @@ Beside each counter stand the last packets that were sent under it: when, and ho
 Feedback speaks of numbers; here is what they mean.
 """
 
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +13,14 @@ from sfu.media.packet import sequence_delta
 
 # Packets remembered of each peer, a power of two: a second of 8 Mbit/s, while feedback comes
 # several times a second.
-SENT_KEPT = 1024
+SENT_KEPT: Final = 1024
 
 # Nothing older than this is told of by an honest receiver.
-_MAX_AGE_S = 3.0
+_MAX_AGE_S: Final = 3.0
 
-_MASK = SENT_KEPT - 1
-_SIZE_BITS = 16
-_SIZE_MASK = (1 << _SIZE_BITS) - 1
+_MASK: Final = SENT_KEPT - 1
+_SIZE_BITS: Final = 16
+_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
 
 def sent_entry(size: int, now: float) -> int:

@@ -4,17 +4,17 @@ Nothing here allocates more than one object an incoming packet.
 """
 
 import struct
-from typing import Any
+from typing import Any, Final
 
 # Packets larger than this never come from a browser (which stops near 1,200) and would
 # not fit a row of the send buffer with the SRTP trailer.
-MAX_PACKET_BYTES = 1900
+MAX_PACKET_BYTES: Final = 1900
 
-ONE_BYTE_PROFILE = 0xBEDE
-TWO_BYTE_PROFILE = 0x1000
+ONE_BYTE_PROFILE: Final = 0xBEDE
+TWO_BYTE_PROFILE: Final = 0x1000
 
-_HEADER = struct.Struct("!BBHII")
-_EXTENSION_HEADER = struct.Struct("!HH")
+_HEADER: Final = struct.Struct("!BBHII")
+_EXTENSION_HEADER: Final = struct.Struct("!HH")
 
 
 class RtpPacket:

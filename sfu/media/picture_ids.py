@@ -7,6 +7,7 @@ thrown away. Fields keep their width: they are patched, not rewritten.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from sfu.media.packet import sequence_delta
 
@@ -25,7 +26,7 @@ class Descriptor:
     tl0_index: int
 
 
-_NONE = Descriptor(0, 0, 0, 0, 0)
+_NONE: Final = Descriptor(0, 0, 0, 0, 0)
 
 
 def describe(payload: bytes | memoryview) -> Descriptor:

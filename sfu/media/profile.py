@@ -4,7 +4,7 @@ Receivers with equal payload types and extensions share the bodies of packets; o
 numbers differ from one to the other.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sfu.media.codecs import RED, RTX, Codec, red_primary, same_format
 from sfu.media.negotiation import (
@@ -18,10 +18,10 @@ from sfu.media.negotiation import (
 from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
 
 # Of the receiver's buffer, in 10 ms: more than ten seconds is no call.
-_MAX_DELAY = 1000
+_MAX_DELAY: Final = 1000
 
 _new = tuple.__new__
-_ONE_BYTE = ONE_BYTE_PROFILE.to_bytes(2, "big")
+_ONE_BYTE: Final = ONE_BYTE_PROFILE.to_bytes(2, "big")
 
 
 class Body(NamedTuple):

@@ -7,14 +7,23 @@ that holds a report with a profile extension, and cannot say whom a FIR is for.
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
-SR, RR, SDES, BYE, RTPFB, PSFB = 200, 201, 202, 203, 205, 206
-_NACK, _TRANSPORT_CC = 1, 15
-_PLI, _FIR, _APPLICATION = 1, 4, 15
-_REMB = b"REMB"
+SR: Final = 200
+RR: Final = 201
+SDES: Final = 202
+BYE: Final = 203
+RTPFB: Final = 205
+PSFB: Final = 206
+_NACK: Final = 1
+_TRANSPORT_CC: Final = 15
+_PLI: Final = 1
+_FIR: Final = 4
+_APPLICATION: Final = 15
+_REMB: Final = b"REMB"
 
 # RFC 3550 gives five bits to the number of reports in one packet.
-MAX_REPORTS = 31
+MAX_REPORTS: Final = 31
 
 
 @dataclass(frozen=True, slots=True)

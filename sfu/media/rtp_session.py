@@ -6,6 +6,7 @@ clock, no cipher.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sfu.media import rtcp
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
@@ -26,11 +27,11 @@ from sfu.media.track import LAYER_SILENT_S, Layer, SenderClock, Track
 from sfu.media.transport_cc import ArrivalRecorder
 
 # RFC 3550 asks for 5 s; browsers report each second, and a call of two is small.
-REPORT_INTERVAL_S = 1.0
+REPORT_INTERVAL_S: Final = 1.0
 
 # SSRCs that one peer may send with: ten simulcast cameras with their repair streams. More
 # is somebody guessing.
-MAX_INCOMING_SSRCS = 64
+MAX_INCOMING_SSRCS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ of a session. `tests/unit/media/test_srtp.py` fails when they move.
 
 import sys
 from collections.abc import Sequence
+from itertools import starmap
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,13 @@ from pylibsrtp import Session
 from pylibsrtp._binding import ffi, lib
 
 # Looked up once: the binding resolves a name anew each time.
-_protect, _protect_rtcp = lib.srtp_protect, lib.srtp_protect_rtcp
-_unprotect, _unprotect_rtcp = lib.srtp_unprotect, lib.srtp_unprotect_rtcp
+_protect: Final = lib.srtp_protect
+_protect_rtcp: Final = lib.srtp_protect_rtcp
+_unprotect: Final = lib.srtp_unprotect
+_unprotect_rtcp: Final = lib.srtp_unprotect_rtcp
 
 # libsrtp may write this much behind a packet; a row keeps it free.
-SRTP_TRAILER_BYTES = 144
+SRTP_TRAILER_BYTES: Final = 144
 
 
 class Rows:
@@ -89,17 +93,19 @@ class SrtpContext:
 class Ciphers:
     """What libsrtp wants to know of the rows of an audience: sessions, first bytes, lengths."""
 
-    __slots__ = ("_cells", "_handles", "_pointers")
+    __slots__ = ("_arguments", "_cells")
 
     def __init__(self, contexts: Sequence[SrtpContext], rows: Rows) -> None:
         if len(contexts) > rows.count:
             raise ValueError("more receivers than rows")
-        self._handles = [context._handle for context in contexts]
-        self._pointers, self._cells = rows._pointers, rows._cells
+        self._cells = rows._cells
+        # Of each call: tuples that are made once are handed on as they are.
+        handles = [context._handle for context in contexts]
+        self._arguments = list(zip(handles, rows._pointers, rows._cells, strict=False))
 
     def protect_all(self) -> int:
         """Encrypt rows in place; return how many libsrtp refused: those have no length afterwards."""
-        codes = list(map(_protect, self._handles, self._pointers, self._cells))
+        codes = list(starmap(_protect, self._arguments))
         if not any(codes):
             return 0
         for code, cell in zip(codes, self._cells, strict=False):

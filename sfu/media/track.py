@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from sfu.media.audio_level import AudioLevel
 from sfu.media.codecs import Codec, frame_size
@@ -13,26 +14,27 @@ from sfu.media.nack import NackGenerator
 from sfu.media.reception import Reception
 
 # A layer from which nothing came for so long is not a layer to show.
-LAYER_SILENT_S = 1.0
+LAYER_SILENT_S: Final = 1.0
 
 # A layer must be this much larger than the shown one to take its place.
-_CLEARLY_MORE = 1.25
+_CLEARLY_MORE: Final = 1.25
 
 # An encoding that nobody takes is stopped after this; the lowest one stays as a picture at once for
 # whoever joins, until nobody was there for the longer time.
-UNUSED_S, ABANDONED_S = 3.0, 30.0
+UNUSED_S: Final = 3.0
+ABANDONED_S: Final = 30.0
 
 # An encoding that its publisher was asked to begin again is counted on for so long.
-_AWAITED_S = 3.0
+_AWAITED_S: Final = 3.0
 
 # What an encoding is thought to cost before it was measured, by its rank from below.
-_GUESSED_BPS = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
+_GUESSED_BPS: Final = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 
 # What an encoding is thought to cost falls by this each second, down to what it does cost.
-_NOMINAL_DECAY = 0.95
+_NOMINAL_DECAY: Final = 0.95
 
 # Weight of the newest second in the rate of a layer.
-_RATE_SMOOTHING = 0.5
+_RATE_SMOOTHING: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,20 +8,21 @@ tell us.
 import struct
 from functools import lru_cache
 from itertools import accumulate
+from typing import Final
 
 from sfu.media.packet import sequence_delta
 
 # How often feedback goes out; libwebrtc sends it every 50-250 ms.
-INTERVAL_S = 0.1
+INTERVAL_S: Final = 0.1
 
 # One feedback covers at most so many numbers, so that it fits a packet; the next goes on.
-MAX_STATUSES = 400
+MAX_STATUSES: Final = 400
 
 # A jump by more than this is a new beginning, not 1,000 lost packets.
-_MAX_GAP = 1000
+_MAX_GAP: Final = 1000
 
-_TICK_S = 0.00025  # of a delta
-_REFERENCE_S = 0.064  # of the reference time
+_TICK_S: Final = 0.00025  # of a delta
+_REFERENCE_S: Final = 0.064  # of the reference time
 
 
 class ArrivalRecorder:
@@ -117,7 +118,7 @@ def _chunks(symbols: list[int]) -> bytes:
 
 
 # More packets than a feedback of one datagram can speak of; a larger count is an attack.
-_MAX_TOLD = 4096
+_MAX_TOLD: Final = 4096
 
 
 def parse_feedback(body: bytes) -> tuple[int, list[float | None]]:
@@ -183,7 +184,7 @@ def _arrivals(body: bytes, at: int, symbols: list[int], ticks: int) -> list[floa
     return arrivals
 
 
-_TICKS_PER_REFERENCE = round(_REFERENCE_S / _TICK_S)
+_TICKS_PER_REFERENCE: Final = round(_REFERENCE_S / _TICK_S)
 
 
 @lru_cache(maxsize=4096)

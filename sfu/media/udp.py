@@ -11,40 +11,41 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sfu.clock import unix_seconds
 from sfu.counters import MediaCounters
-from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE, Messages
+from sfu.media.datagrams import AUDIENCE_ROWS, ENVELOPE_BYTES, STRIDE, Messages
 from sfu.media.srtp import Rows
 
 # One system call brings so many datagrams: at 100,000 a second, 0.6 ms worth.
-BATCH = 64
+BATCH: Final = 64
 
 # Batches taken in one turn of the loop, so that timers and sockets get theirs.
-MAX_BATCHES = 8
+MAX_BATCHES: Final = 8
 
 # Outgoing packets of single receivers gathered before they are sent.
-OUTGOING_ROWS = 256
+OUTGOING_ROWS: Final = 256
 
 # Half a second of 64 Mbit/s; the kernel caps it at net.core.rmem_max and wmem_max.
-SOCKET_BUFFER_BYTES = 4 << 20
+SOCKET_BUFFER_BYTES: Final = 4 << 20
 
 # Feedback waits in a socket of its own: so many are taken after the media, so often, and all at each
 # tick. Its buffer is small: what waits longer than a few ticks is of no use.
-ASIDE_MOST, ASIDE_EVERY_S = 16, 0.004
-ASIDE_BUFFER_BYTES = 512 << 10
-
-# As a plain number: the flags of the socket module are enumerations, and slow.
-_TRUNCATED = int(socket.MSG_TRUNC)
+ASIDE_MOST: Final = 16
+ASIDE_EVERY_S: Final = 0.004
+ASIDE_BUFFER_BYTES: Final = 512 << 10
 
 # Of Linux (asm-generic/socket.h): choose by a program among the sockets of one port.
 _SO_ATTACH_REUSEPORT_CBPF = 51
 
 # The program: 1, the second socket, for RTCP whose first packet is transport-wide feedback (packet type
 # 205, format 15); else 0. Each step is (code, jump if true, jump if false, number), linux/filter.h.
-_LOAD_BYTE, _AND, _JUMP_IF_EQUAL, _RETURN = 0x30, 0x54, 0x15, 0x06
-_CHOICE = (
+_LOAD_BYTE: Final = 0x30
+_AND: Final = 0x54
+_JUMP_IF_EQUAL: Final = 0x15
+_RETURN: Final = 0x06
+_CHOICE: Final = (
     (_LOAD_BYTE, 0, 0, 1),
     (_JUMP_IF_EQUAL, 0, 4, 205),
     (_LOAD_BYTE, 0, 0, 0),
@@ -53,16 +54,19 @@ _CHOICE = (
     (_RETURN, 0, 0, 1),
     (_RETURN, 0, 0, 0),
 )
-_PROGRAM = ctypes.create_string_buffer(b"".join([struct.pack("=HBBI", *step) for step in _CHOICE]))
+_PROGRAM: Final = ctypes.create_string_buffer(b"".join([struct.pack("=HBBI", *step) for step in _CHOICE]))
 
 # What Linux tells beside each datagram: struct cmsghdr, then when it arrived by the wall clock, as seconds
-# and nanoseconds (struct timespec; socket(7), asm-generic/socket.h).
-_SO_TIMESTAMPNS = 35
-_STAMP = struct.Struct("=16xqq")
+# and nanoseconds (struct timespec; socket(7), asm-generic/socket.h). Behind it stands who sent it, in so many
+# bytes (struct sockaddr_in, struct sockaddr_in6).
+_SO_TIMESTAMPNS: Final = 35
+_V4_ENVELOPE: Final = struct.Struct("=16xqq16s")
+_V6_ENVELOPE: Final = struct.Struct("=16xqq28s")
 # One that is farther away than this was made before the wall clock was set.
-OLDEST_S = 1.0
+OLDEST_S: Final = 1.0
 
-_V4, _V6 = struct.Struct("!2xH4s8x"), struct.Struct("!2xHI16sI")
+_V4: Final = struct.Struct("!2xH4s8x")
+_V6: Final = struct.Struct("!2xHI16sI")
 
 
 class DatagramReceiver(Protocol):
@@ -153,7 +157,8 @@ class UdpPort:
         self._receiver: DatagramReceiver | None = None
         # Any: what uvloop's methods return is not what asyncio's are said to.
         self._loop: Any = None
-        self._in = Messages(self.incoming, name_bytes, _STAMP.size)
+        self._in = Messages(self.incoming, name_bytes, receives=True)
+        self._envelope = _V6_ENVELOPE if family == socket.AF_INET6 else _V4_ENVELOPE
         self._out = Messages(self.outgoing, name_bytes)
         self._to_audience = Messages(self.audience, name_bytes)
         # The addresses that stand in its headers.
@@ -218,26 +223,20 @@ class UdpPort:
             return 0
         now = self._clock()
         behind = self.wallclock() - now
-        names, size, control, received = (
-            messages.names,
-            messages.name_bytes,
-            messages.control,
-            messages.received,
-        )
+        envelope, envelopes = self._envelope, messages.envelopes
         is_stamped, arrived = self._is_stamped, now
         self._counters.datagrams_received += count
         for index in range(count):
-            length, flags = received(index)
-            if flags & _TRUNCATED:
+            length = messages.received(index)
+            if length >= STRIDE:
                 self._counters.drop("oversize")
                 continue
+            seconds, nanoseconds, sender = envelope.unpack_from(envelopes, index * ENVELOPE_BYTES)
             if is_stamped:
-                seconds, nanoseconds = _STAMP.unpack_from(control, index * _STAMP.size)
                 arrived = seconds + nanoseconds * 1e-9 - behind
                 if not now - OLDEST_S < arrived < now:
                     arrived = now
-            at = index * size
-            receiver.receive_datagram(index, length, bytes(names[at : at + size]), now, arrived)
+            receiver.receive_datagram(index, length, sender, now, arrived)
         return count
 
     def _receive_singly(self) -> int:
@@ -247,7 +246,7 @@ class UdpPort:
             except (BlockingIOError, InterruptedError):
                 return 0
             self._counters.datagrams_received += 1
-            if len(data) > STRIDE:
+            if len(data) >= STRIDE:
                 self._counters.drop("oversize")
             else:
                 assert self._receiver is not None  # start came first
