@@ -1,10 +1,11 @@
 # The server and nothing else: two stages, no compiler in the second, not root.
 FROM python:3.11-slim-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY sfu sfu
 COPY web web
-RUN python -m venv /opt/sfu && /opt/sfu/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/sfu && SFU_COMPILE=1 /opt/sfu/bin/pip install --no-cache-dir .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin sfu \

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test quick bench bench-recording bench-system soak simulate check lint types floors coverage system
+.PHONY: help install demo serve test quick compiled compiled-tests compiler bench bench-recording bench-system soak simulate check lint types floors coverage system
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -27,10 +27,10 @@ system: # what the browser tests need of Debian; as root only, and only if it is
 	@{ command -v chromium && command -v tc && command -v gcc && test -e /usr/include/srtp2/srtp.h && command -v redis-server && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium iproute2 gcc libc6-dev libsrtp2-dev postgresql redis-server; }
 
-test: $(STAMP) system ## the whole suite, browsers included
+test: $(STAMP) system compiler ## the whole suite, browsers included
 	@$(BIN)/python -m tests.suite
 
-coverage: $(STAMP) system ## the same, and what of the sources it ran
+coverage: $(STAMP) system compiler ## the same, and what of the sources it ran
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m tests.suite --coverage
 	@$(BIN)/coverage combine --quiet
@@ -39,12 +39,25 @@ coverage: $(STAMP) system ## the same, and what of the sources it ran
 quick: $(STAMP) ## the tests without browsers
 	$(BIN)/pytest tests/unit tests/integration
 
-bench: $(STAMP) bench-system ## speed against Pion and Janus, into docs/performance.md (15 minutes)
-	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib
-	$(BIN)/python -m bench.report
+compiled: $(STAMP) compiler ## the tree in build/compiled, its packet path compiled as in a wheel (1.5 minutes)
+	@rm -rf build/compiled && mkdir -p build/compiled
+	@git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- | tar --extract --directory=build/compiled
+	$(BIN)/python hatch_build.py build/compiled
 
-soak: $(STAMP) bench-system ## a conference of ten for an hour: nothing grows, nothing stalls
-	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60)
+compiled-tests: compiled system ## the tests of media, servers and a call in Chromium, on compiled code (5 minutes)
+	cd build/compiled && PYTHONPATH=. $(abspath $(BIN))/python -m pytest -p no:cacheprovider tests/unit/media tests/integration/test_media_with_aiortc.py \
+	  tests/integration/test_hostile_datagrams.py tests/integration/test_processes.py tests/integration/test_recording_faults.py tests/e2e/test_call.py tests/e2e/test_links.py
+
+compiler: # a C compiler and Python's headers; as root only, and only if they are missing
+	@{ command -v gcc && test -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3-dev; }
+
+bench: compiled bench-system ## speed of the compiled server against Pion and Janus, into docs/performance.md (16 minutes)
+	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib
+	SFU_BENCH_TREE=build/compiled $(BIN)/python -m bench.report
+
+soak: compiled bench-system ## a conference of ten for an hour: nothing grows, nothing stalls
+	SFU_BENCH_TREE=build/compiled $(BIN)/python -m bench.soak --minutes $(or $(MINUTES),60)
 
 simulate: $(STAMP) ## a hundred thousand calls on virtual time: cuts, crashes, races (10 minutes)
 	$(BIN)/python -m tests.simulate_calls --calls $(or $(CALLS),100000) --seed $(or $(SEED),1)

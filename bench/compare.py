@@ -1,11 +1,12 @@
 """The server against others, and against itself before a change: ratios of interleaved runs.
 
     python -m bench.compare [--servers sfu pion janus] [--scenarios fan100 conf10 fan300] [--runs 3]
-    python -m bench.compare --servers sfu sfu@HEAD~5 --scenarios conf10
+    python -m bench.compare --servers sfu sfu@HEAD~5 sfu:build/compiled --scenarios conf10
 
 `fanN` is one publisher and N receivers, `confN` N who all publish and receive. One core serves, the
-other loads. µs are of CPU, user and system, of the server's whole process tree, for each packet that it
-sent on and that arrived. Identical runs differ by 10 to 25 % on a shared machine: compare ratios only.
+other loads. `sfu@REVISION` is another of ours, not compiled; `sfu:FOLDER` a tree that is there. µs are of
+CPU, user and system, of the server's whole process tree, for each packet that it sent on and that arrived.
+Identical runs differ by 10 to 25 % on a shared machine: compare ratios only.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.load.control import LoadClient, LoadError, engine
-from bench.servers import ROOT, Missing, Place, Server, place, start
+from bench.servers import ROOT, TREE, Missing, Place, Server, place, start
 
 Result = dict[str, Any]
 
@@ -85,8 +86,9 @@ def kernel_us(where: Place, receivers: int) -> float:
 
 @contextlib.contextmanager
 def trees(servers: list[str]) -> Iterator[dict[str, Path]]:
-    """Check out the revisions of `sfu@REVISION`, and remove them afterwards."""
-    found: dict[str, Path] = {}
+    """Return where the code of each of ours is: check out `sfu@REVISION`, and remove it afterwards."""
+    found = {name: Path(name.removeprefix("sfu:")).resolve() for name in servers if name.startswith("sfu:")}
+    made: list[Path] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for name in servers:
@@ -96,9 +98,10 @@ def trees(servers: list[str]) -> Iterator[dict[str, Path]]:
                     command = ["git", "worktree", "add", "--detach", str(path), revision]
                     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
                     found[name] = path
+                    made.append(path)
             yield found
         finally:
-            for path in found.values():
+            for path in made:
                 remove = ["git", "worktree", "remove", "--force", str(path)]
                 subprocess.run(remove, check=False, cwd=ROOT, capture_output=True)
 
@@ -126,7 +129,8 @@ def measure(
             left -= expected
             try:
                 with place() as where:
-                    server = start(name.split("@")[0], where, tree=checked_out.get(name, ROOT))
+                    kind = name.partition("@")[0].partition(":")[0]
+                    server = start(kind, where, tree=checked_out.get(name, TREE))
                     try:
                         result = run(server, where, scenario, seconds, feedback=feedback)
                     finally:

@@ -30,6 +30,7 @@ from sfu.calls.survivors import Survivors
 from sfu.calls.views import CallViews
 from sfu.calls.webhooks import WebhookSender
 from sfu.errors import Unavailable
+from sfu.media import packet
 from sfu.media.dtls import Certificate
 from sfu.media.peer_connection import PeerSettings
 from sfu.media.plane import MediaPlane
@@ -200,6 +201,7 @@ class Server:
             url=f"http://{settings.http.host}:{self.http_port}",
             udp_port=self.ports.udp.port,
             tcp_port=self.ports.tcp.port,
+            compiled=not packet.__file__.endswith(".py"),
         )
 
     async def _start_recorder(self) -> None:

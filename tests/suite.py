@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Of tests/integration: what computes.
 COMPUTES = {
+    "test_compiled",
     "test_compose",
     "test_openapi",
     "test_recordings_command",

@@ -159,10 +159,14 @@ sys.exit(1)
 """
 
 
-def start(kind: str, where: Place, *, core: int = 0, tree: Path = ROOT) -> Server:
+# Our own code is taken from there: `make bench` names the tree that `make compiled` has made.
+TREE = Path(os.environ.get("SFU_BENCH_TREE", ROOT)).resolve()
+
+
+def start(kind: str, where: Place, *, core: int = 0, tree: Path = TREE) -> Server:
     """Start a server and wait until it takes connections.
 
-    `tree` is where our own code is taken from, so that another revision can be measured.
+    `tree` is where our own code is taken from, so that another revision, or compiled code, can be measured.
 
     Raises:
         Missing: it is not installed, or it did not come up; the message says which and why.

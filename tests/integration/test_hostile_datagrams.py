@@ -161,20 +161,17 @@ async def test_rubbish_before_and_during_the_handshake(plane, stranger):
         reply = await plane.plane.offer("ada", OfferRequest("room", "ada", "ada", pc.localDescription.sdp))
         connection = plane.connection("ada")
         attack()
-        endpoint = connection.endpoint
-        validated, receive = endpoint.path_validated, endpoint.receive_dtls
-
-        def when_validated(now):
-            attack()
-            validated(now)
+        connection.on("iceconnectionstatechange", attack)
+        receive = connection._dtls.receive
 
         def when_dtls(data):
             attack()
-            receive(data)
+            return receive(data)
 
-        endpoint.path_validated, endpoint.receive_dtls = when_validated, when_dtls
+        connection._dtls.receive = when_dtls
         await pc.setRemoteDescription(RTCSessionDescription(reply.sdp, "answer"))
         await plane.event("ada", "peer.connected")
+        connection.remove_listener("iceconnectionstatechange", attack)
         assert "checking" in states and "completed" in states
         assert stranger.answers() == []
 

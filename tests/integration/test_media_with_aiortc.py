@@ -12,6 +12,7 @@ from aiortc import (
     RTCSessionDescription,
 )
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtp import is_rtcp
 
 from sfu import clock
 from sfu.bot.patterns import CounterVideo, Tone, loudest_frequency, read_number
@@ -271,22 +272,22 @@ async def test_leaving_empties_the_slots_and_coming_back_fills_them(plane):
 
 
 async def test_losses_on_the_way_to_a_receiver_are_repaired(plane):
-    """One packet in ten never leaves; NACK brings each back, and no frame is missing."""
+    """One packet in ten never arrives; NACK brings each back, and no frame is missing."""
     async with peers(plane, "ada", "bob") as (ada, bob):
         await ada.offer(CounterVideo())
         await bob.offer(video_slots=1)
         await bob.decoded(video=5)
-        endpoint = plane.connection("bob").endpoint
-        send, count = endpoint.send_rtp, Counter()
+        transport = bob.pc.getTransceivers()[0].receiver.transport
+        receive, count = transport._handle_rtp_data, Counter()
 
-        def lossy(length):
+        async def lossy(data, arrival_time_ms):
             count["all"] += 1
             if count["all"] % 10 == 0:
                 count["lost"] += 1
-                return True  # as if it had been sent
-            return send(length)
+            else:
+                await receive(data, arrival_time_ms=arrival_time_ms)
 
-        endpoint.send_rtp = lossy
+        transport._handle_rtp_data = lossy
         await bob.decoded(video=80)
         assert count["lost"] > 5
         assert plane.counters.packets_retransmitted >= count["lost"] - 3
@@ -300,15 +301,15 @@ async def test_losses_on_the_way_from_a_publisher_are_repaired(plane):
         await ada.offer(CounterVideo())
         await bob.offer(video_slots=1)
         await bob.decoded(video=5)
-        connection = plane.connection("ada")
-        receive, count = connection.rtp.receive_rtp, Counter()
+        transport = ada.pc.getTransceivers()[0].sender.transport
+        send, count = transport._send_rtp, Counter()
 
-        def lossy(data, now, arrived):
-            count["all"] += 1
-            if count["all"] % 10 != 0:
-                receive(data, now, arrived)
+        async def lossy(data):
+            count["all"] += not is_rtcp(data)
+            if is_rtcp(data) or count["all"] % 10 != 0:
+                await send(data)
 
-        connection.rtp.receive_rtp = lossy
+        transport._send_rtp = lossy
         await bob.decoded(video=80)
         assert plane.counters.nacks_sent > 3
         assert plane.counters.packets_recovered > 3

@@ -1,0 +1,140 @@
+"""Builds the wheel: where a C compiler is found, with the packet path compiled by mypyc.
+
+The source stays what it is: mypyc compiles typed Python, and beside each compiled module its source is
+installed too. Without a compiler, or with SFU_COMPILE=0, the wheel is plain Python and does the same for
+more CPU; SFU_COMPILE=1 makes a build fail that cannot compile. An editable installation is never compiled.
+
+    python hatch_build.py TREE
+
+compiles in another copy of the source, which is then run as it stands.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# What a packet passes, and what passes once for each of many peers. Not what only signalling reaches.
+COMPILED = (
+    "clock",
+    "counters",
+    "token_bucket",
+    "media/agenda",
+    "media/allocation",
+    "media/audio_level",
+    "media/bandwidth",
+    "media/batch",
+    "media/codecs",
+    "media/datagrams",
+    "media/endpoint",
+    "media/fan_out",
+    "media/history",
+    "media/ice",
+    "media/keyframes",
+    "media/leg",
+    "media/nack",
+    "media/number_bank",
+    "media/packet",
+    "media/picture_ids",
+    "media/ports",
+    "media/probing",
+    "media/profile",
+    "media/quality",
+    "media/reception",
+    "media/rewriter",
+    "media/rtcp",
+    "media/rtp_session",
+    "media/srtp",
+    "media/subscriptions",
+    "media/track",
+    "media/transport_cc",
+    "media/udp",
+)
+
+# mypyc is a part of mypy; setuptools calls the compiler.
+# The compiler is that with which the tests were run.
+REQUIRES = ["mypy==2.4.*", "setuptools>=65"]
+
+# The types of other packages are not needed, and may be missing: what is not known is Any. Only a class whose
+# base is another package's cannot be compiled so.
+_PROGRAM = """
+import os, sys
+from mypyc.build import mypycify
+from setuptools import setup
+out, *sources = sys.argv[1:]
+options = ["--config-file=", "--follow-imports=silent", "--ignore-missing-imports",
+    "--disallow-subclassing-any", "--python-version=3.11"]
+extensions = mypycify(options + sources, opt_level="2", debug_level="0", target_dir=out + "/c")
+os.chdir(out)  # away from the project's settings, which are not for setuptools
+arguments = ["--quiet", "build_ext", "--build-lib", out + "/lib", "--build-temp", out + "/o"]
+setup(name="sfu", packages=[], py_modules=[], ext_modules=extensions, script_args=arguments)
+"""
+
+
+class CompiledBuildHook(BuildHookInterface[Any]):
+    """Adds the compiled modules to the wheel."""
+
+    PLUGIN_NAME = "custom"
+
+    def _is_wanted(self) -> bool:
+        return self.target_name == "wheel" and os.environ.get("SFU_COMPILE") != "0"
+
+    def dependencies(self) -> list[str]:
+        """Return what the compiler needs."""
+        return REQUIRES if self._is_wanted() else []
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and name what came of it."""
+        if version == "editable" or not self._is_wanted():
+            return
+        folder = tempfile.TemporaryDirectory(prefix="sfu-build-")
+        try:
+            found = compile_modules(Path(self.root), Path(folder.name))
+        except (OSError, subprocess.CalledProcessError) as error:
+            folder.cleanup()
+            said = getattr(error, "stderr", None) or str(error)
+            if os.environ.get("SFU_COMPILE") == "1":
+                raise RuntimeError(f"the packet path cannot be compiled:\n{said}") from error
+            self.app.display_warning(f"not compiled, plain Python is installed: {said[-1000:]}")
+            return
+        # Until the wheel is written; then `finalize` removes it.
+        self._folder = folder
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        build_data["force_include"] |= found
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was only needed for the wheel."""
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
+
+
+def compile_modules(root: Path, folder: Path, names: Sequence[str] | None = None) -> dict[str, str]:
+    """Compile modules of a source tree in a folder; return where each file is and where it belongs.
+
+    Raises:
+        CalledProcessError: there is no compiler, or it fails; `stderr` tells why.
+
+    """
+    sources = [f"sfu/{name}.py" for name in names or COMPILED]
+    command = [sys.executable, "-c", _PROGRAM, str(folder), *sources]
+    subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    library = folder / "lib"
+    return {str(path): str(path.relative_to(library)) for path in library.rglob("*") if path.is_file()}
+
+
+def main(tree: Path) -> None:
+    """Compile the modules of a tree, and put them beside their sources."""
+    with tempfile.TemporaryDirectory() as folder:
+        for made, place in compile_modules(tree, Path(folder)).items():
+            shutil.copy(made, tree / place)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
