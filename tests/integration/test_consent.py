@@ -49,7 +49,8 @@ async def test_nothing_is_kept_of_who_has_not_accepted(folder):
         status, _ = await stage.rest("ben")("POST", f"/calls/{call['id']}/recording", {"action": "accept"})
         assert status == 200, "without a grant: it is about himself"
         await ann.sees(2 * SECOND)
-        await ann.client.request("call.consent", {**ref, "accept": False})  # he may change his mind
+        await ann.client.request("call.consent", {**ref, "accept": False})  # she may change her mind
+        made = ann.video.frames
         await ben.sees(SECOND)
         await ann.client.request("call.end", ref)
         await ann.recording("sealed")
@@ -68,8 +69,9 @@ async def test_nothing_is_kept_of_who_has_not_accepted(folder):
     for user in ("ann", "ben"):
         (video,) = found.files("video", user)
         assert video["start_ms"] >= moments[user, "accepted"]
-    (video,) = found.files("video", "ann")
-    assert video["start_ms"] + video["duration_ms"] <= moments["ann", "declined"] + 200
+    # By number, not by time: on a busy machine a picture is late, and the next ones are not.
+    assert len(found.pictures("ann")) > 2 * SECOND
+    assert found.pictures("ann")[-1] < made
 
 
 async def test_who_must_be_recorded_and_does_not_accept_leaves(folder):
