@@ -57,8 +57,7 @@ COMPILED = (
     "media/udp",
 )
 
-# mypyc is a part of mypy; setuptools calls the compiler.
-# The compiler is that with which the tests were run.
+# mypyc is a part of mypy, of the version with which the tests were run; setuptools calls the C compiler.
 REQUIRES = ["mypy==2.4.*", "setuptools>=65"]
 
 # The types of other packages are not needed, and may be missing: what is not known is Any. Only a class whose
