@@ -1,8 +1,9 @@
 """Builds the wheel: where a C compiler is found, with the packet path compiled by mypyc.
 
 The source stays what it is: mypyc compiles typed Python, and beside each compiled module its source is
-installed too. Without a compiler, or with SFU_COMPILE=0, the wheel is plain Python and does the same for
-more CPU; SFU_COMPILE=1 makes a build fail that cannot compile. An editable installation is never compiled.
+installed too. What is done once for each receiver of a packet is `_rows.c` then, called through cffi.
+Without a compiler, or with SFU_COMPILE=0, the wheel is plain Python and does the same for more CPU;
+SFU_COMPILE=1 makes a build fail that cannot compile. An editable installation is never compiled.
 
     python hatch_build.py TREE
 
@@ -27,6 +28,7 @@ COMPILED = (
     "token_bucket",
     "media/agenda",
     "media/allocation",
+    "media/audience",
     "media/audio_level",
     "media/bandwidth",
     "media/batch",
@@ -36,6 +38,7 @@ COMPILED = (
     "media/fan_out",
     "media/history",
     "media/ice",
+    "media/kernel",
     "media/keyframes",
     "media/leg",
     "media/nack",
@@ -58,18 +61,26 @@ COMPILED = (
 )
 
 # mypyc is a part of mypy, of the version with which the tests were run; setuptools calls the C compiler.
-REQUIRES = ["mypy==2.4.*", "setuptools>=65"]
+REQUIRES = ["mypy==2.4.*", "setuptools>=65", "cffi>=1.16"]
 
 # The types of other packages are not needed, and may be missing: what is not known is Any. Only a class whose
 # base is another package's cannot be compiled so.
 _PROGRAM = """
 import os, sys
+from pathlib import Path
+from cffi import FFI
 from mypyc.build import mypycify
 from setuptools import setup
 out, *sources = sys.argv[1:]
+rows, builder = Path("sfu/media/_rows.c").absolute(), FFI()
 options = ["--config-file=", "--follow-imports=silent", "--ignore-missing-imports",
     "--disallow-subclassing-any", "--python-version=3.11"]
 extensions = mypycify(options + sources, opt_level="2", debug_level="0", target_dir=out + "/c")
+if sys.platform == "linux":  # whose system calls are in it
+    builder.cdef(rows.with_suffix(".h").read_text())
+    flags = {"include_dirs": [str(rows.parent)], "extra_compile_args": ["-O2"]}
+    builder.set_source("sfu.media._rows", rows.read_text(), **flags)
+    extensions.append(builder.distutils_extension(out + "/r"))
 os.chdir(out)  # away from the project's settings, which are not for setuptools
 arguments = ["--quiet", "build_ext", "--build-lib", out + "/lib", "--build-temp", out + "/o"]
 setup(name="sfu", packages=[], py_modules=[], ext_modules=extensions, script_args=arguments)

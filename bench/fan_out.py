@@ -20,7 +20,7 @@ import time
 from pylibsrtp import Policy, Session
 
 from sfu.counters import MediaCounters
-from sfu.media import batch, fan_out
+from sfu.media import audience, fan_out
 from sfu.media.batch import Lane
 from sfu.media.codecs import Codec
 from sfu.media.leg import Leg
@@ -73,7 +73,7 @@ class Outlet:
 
 def measure(receivers: int, least: int, few: int, packets: int, *, pause_s: float = 0.0) -> float:
     """Return µs of CPU per outgoing packet; batches of `least` legs on, row by row of `few` at most."""
-    fan_out.MIN_LEGS, batch.FEW_LEGS = least, few
+    fan_out.MIN_LEGS, audience.FEW_LEGS = least, few
     port, bank = UdpPort("127.0.0.1", 0, MediaCounters(), time.monotonic), NumberBank()
     sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

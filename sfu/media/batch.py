@@ -1,9 +1,9 @@
 """One packet to many receivers of the same layer, as rows of one array.
 
-What is common is written by broadcast, what is each leg's own by columns: sequence number,
-media time, SSRC, transport-wide number, frame and picture numbers. For a few receivers the same
-is written row by row, which touches less of memory. libsrtp then encrypts each row in place, and
-the rows go out in one `sendmmsg`.
+What is common is written into the first row and spread over all, with the SSRC and the transport-wide
+number of each (`sfu/media/audience.py`); where legs differ in sequence number, media time, frame and
+picture numbers, those are written by columns. libsrtp then encrypts each row in place, and the rows go
+out in one `sendmmsg`.
 
 Only packets in their order come here. Late ones, and whatever a leg must decide for itself
 (where to begin, what to repeat), go through the leg; so legs need their state only now and
@@ -12,19 +12,19 @@ then, and take it from the batch by `catch_up`.
 
 import struct
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sfu.counters import MediaCounters
+from sfu.media.audience import Member, gather
 from sfu.media.datagrams import AUDIENCE_ROWS
-from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
+from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
 from sfu.media.profile import Body, Profile
-from sfu.media.srtp import Ciphers, Rows, SrtpContext
+from sfu.media.srtp import Rows, SrtpContext
 
 # Below this a batch costs more than it saves (bench/fan_out.py).
 MIN_LEGS = 2
@@ -32,18 +32,8 @@ MIN_LEGS = 2
 # A larger audience is several batches.
 MAX_LEGS = AUDIENCE_ROWS
 
-# Up to so many rows are written one by one (bench/fan_out.py --cold).
-FEW_LEGS = 24
-
-# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet; then the SSRC.
+# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet.
 _HEAD: Final = struct.Struct("!BHI")
-_SSRC: Final = struct.Struct("!I")
-_SSRC_AT: Final = 8
-
-
-@cache
-def _ssrc_and_number(apart: int) -> struct.Struct:
-    return struct.Struct(f"!4s{apart}sH")
 
 
 class RowOutlet(Protocol):
@@ -104,32 +94,21 @@ class Batch:
         self._profile, self._key = profile, key
         self._count = len(legs)
         first = lanes[0]
-        self._out, self._counters, self._bank = first.out, first.counters, first.bank
+        self._out, self._counters = first.out, first.counters
         self._names = b"".join([lane.sockaddr for lane in lanes])
         rows = self._rows = first.out.audience
-        self._protect_all = Ciphers([lane.context for lane in lanes], rows).protect_all
-        columns = np.array([leg.offsets() for leg in legs], np.int64)
+        offsets = [leg.offsets() for leg in legs]
+        members = [
+            Member(lane.context, own.ssrc, lane.place) for lane, own in zip(lanes, offsets, strict=True)
+        ]
+        self._audience = gather(members, rows, first.bank)
+        columns = np.array(offsets, np.int64)
         # What the others' offsets are measured from; it is the first leg's.
         self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
         self._sequences = (columns[:, 1] - self._sequence).astype(np.uint16)
         self._timestamps = (columns[:, 2] - self._timestamp).astype(np.uint32)
         # Legs that took up a layer when it was fresh have its own numbers, all of them.
         self._is_mixed = bool(self._sequences.any() or self._timestamps.any())
-        self._lengths = rows.lengths[: self._count]
-        self._is_few = self._count <= FEW_LEGS
-        if self._is_few:
-            # Of each row: where it begins, the place of its number, that of what was sent, its SSRC.
-            self._few = [
-                (index * rows.stride, lane.place, lane.place * SENT_KEPT, _SSRC.pack(columns[index, 0]))
-                for index, lane in enumerate(lanes)
-            ]
-        else:
-            self._matrix = rows.matrix[: self._count]
-            self._places = np.array([lane.place for lane in lanes])
-            self._sent_rows = self._places * SENT_KEPT
-            self._numbers: NDArray[np.uint16] = np.zeros(self._count, np.uint16)
-            self._ssrc_column = self._column(8, ">u4")
-            self._ssrcs = columns[:, 0].astype(">u4")
         self._pictures = columns[:, 3].astype(np.uint16)
         self._tl0s = columns[:, 4].astype(np.uint8)
         self._frames = columns[:, 5].astype(np.uint16)
@@ -148,11 +127,6 @@ class Batch:
         # The source's last number in order; at first that of the leg that is farthest.
         start = legs[0].newest()
         self._newest = (start + max(sequence_delta(leg.newest(), start) for leg in legs)) & 0xFFFF
-
-    def _column(self, at: int, form: str) -> NDArray[Any]:
-        """Return numbers of each row at a place, wherever that is."""
-        rows = self._rows
-        return np.ndarray((self._count,), form, rows.buffer, offset=at, strides=(rows.stride,))
 
     def takes(self, packet: RtpPacket) -> bool:
         """Tell whether a packet comes in its order; a late one is for the legs themselves."""
@@ -174,21 +148,18 @@ class Batch:
             return
         self._spoilt = None
         length = len(body.data)
-        common = bytearray(body.data)
+        row = self._rows.buffer  # the first one; then it is spread over the others
+        row[:length] = body.data
         if body.abs_send_time_at:
             when = int(now * 262_144) & 0xFFFFFF
-            common[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
+            row[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
         sequence = (packet.sequence + self._sequence) & 0xFFFF
         timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
-        _HEAD.pack_into(common, 1, packet.marker << 7 | payload_type, sequence, timestamp)
-        self._lengths.fill(length)
-        if self._is_few:
-            self._write_few(common, body.transport_cc_at, now)
-        else:
-            self._write_many(common, body.transport_cc_at, now)
+        _HEAD.pack_into(row, 1, packet.marker << 7 | payload_type, sequence, timestamp)
+        self._audience.spread(length, body.transport_cc_at, now)
         if self._is_mixed or self._move_frames or self._move_pictures:
             self._move(packet, body, sequence, timestamp)
-        refused = self._protect_all()
+        refused = self._audience.protect()
         sent = self._out.send_rows(self._names, count, refused)
         if not sent and profile.is_video:
             self._spoilt = packet.timestamp
@@ -204,40 +175,12 @@ class Batch:
         if body.frame_number_at:
             self._numbered = body
 
-    def _write_few(self, common: bytearray, number_at: int, now: float) -> None:
-        """Write a packet into the rows, one after the other: few steps for each, and none twice."""
-        buffer, length = self._rows.buffer, len(common)
-        if not number_at:
-            for at, _, _, ssrc in self._few:
-                buffer[at : at + length] = common
-                buffer[at + _SSRC_AT : at + _SSRC_AT + 4] = ssrc
-            return
-        numbers, sent = self._bank.cells, self._bank.sent_cells
-        entry: Any = sent_entry(length, now)  # Any: one object for all rows
-        # From the SSRC to the number in one go, with what stands between them.
-        between = bytes(common[_SSRC_AT + 4 : number_at])
-        pack_into = _ssrc_and_number(len(between)).pack_into
-        for at, place, kept_at, ssrc in self._few:
-            buffer[at : at + length] = common
-            numbers[place] = number = (numbers[place] + 1) & 0xFFFF
-            sent[kept_at + number % SENT_KEPT] = entry
-            pack_into(buffer, at + _SSRC_AT, ssrc, between, number)
-
-    def _write_many(self, common: bytearray, number_at: int, now: float) -> None:
-        """Write a packet into all rows at once, and what differs from row to row by columns."""
-        length = len(common)
-        self._matrix[:, :length] = np.frombuffer(common, np.uint8)
-        self._ssrc_column[:] = self._ssrcs
-        if number_at:
-            numbers = self._numbers
-            self._bank.next_block(self._places, self._sent_rows, numbers, length, now)
-            self._put_two(number_at, numbers)
-
     def _move(self, packet: RtpPacket, body: Body, sequence: int, timestamp: int) -> None:
         """Write what legs have of their own beside SSRC and transport-wide number."""
         if self._is_mixed:
-            self._column(2, ">u2")[:] = self._sequences + np.uint16(sequence)
-            self._column(4, ">u4")[:] = self._timestamps + np.uint32(timestamp)
+            count = self._count
+            self._rows.column(count, 2, ">u2")[:] = self._sequences + np.uint16(sequence)
+            self._rows.column(count, 4, ">u4")[:] = self._timestamps + np.uint32(timestamp)
         if self._move_frames and body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
             self._put_two(body.frame_number_at, self._frames + np.uint16(number))
@@ -261,7 +204,7 @@ class Batch:
     def _put_two(self, at: int, values: NDArray[np.uint16]) -> None:
         column = self._twos.get(at)
         if column is None:
-            column = self._twos[at] = self._column(at, ">u2")
+            column = self._twos[at] = self._rows.column(self._count, at, ">u2")
         column[:] = values
 
     def progress(self) -> Progress | None:

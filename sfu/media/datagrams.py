@@ -1,6 +1,5 @@
 """Rows of memory with an address each, as `recvmmsg` and `sendmmsg` of Linux want them."""
 
-import ctypes
 from typing import Final
 
 import numpy as np
@@ -65,8 +64,8 @@ class Messages:
         # The kernel reads them: they live as long as this.
         self._iovecs = iovecs
         self._table[:, _IOV] = iovecs.ctypes.data + index * _IOVEC_BYTES
-        self._at: int = self._table.ctypes.data
-        self.headers = ctypes.c_void_p(self._at)
+        # The address of the first header.
+        self.headers: int = self._table.ctypes.data
         # Plain numbers: to read one costs a tenth of what reading it from an array does.
         self._words = memoryview(self._table.view(np.uint32).reshape(-1).data)
 
@@ -74,9 +73,9 @@ class Messages:
         """Return the length of a datagram that came, or of the row if it was not shorter."""
         return self._words[index * _WORDS + _LENGTH]
 
-    def headers_from(self, index: int) -> ctypes.c_void_p:
+    def headers_from(self, index: int) -> int:
         """Return the address of a header, for the system call."""
-        return ctypes.c_void_p(self._at + index * _HEADER_BYTES) if index else self.headers
+        return self.headers + index * _HEADER_BYTES
 
 
 def _address(memory: bytearray) -> int:

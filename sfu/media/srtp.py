@@ -7,7 +7,7 @@ of a session. `tests/unit/media/test_srtp.py` fails when they move.
 import sys
 from collections.abc import Sequence
 from itertools import starmap
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,10 @@ class Rows:
         # The rows themselves, (count, stride).
         self.matrix: NDArray[np.uint8] = np.frombuffer(self.buffer, np.uint8).reshape(count, stride)
 
+    def column(self, count: int, at: int, form: str) -> NDArray[Any]:
+        """Return numbers of the first rows at a place, wherever that is; `form` is their NumPy type."""
+        return np.ndarray((count,), form, self.buffer, offset=at, strides=(self.stride,))
+
     def take(self, index: int) -> bytes:
         """Return a copy of what stands in a row."""
         at = index * self.stride
@@ -62,6 +66,11 @@ class Rows:
         self._cells[index][0] = length
 
 
+def protect_address() -> int:
+    """Return where `srtp_protect` of libsrtp is."""
+    return int(ffi.cast("uintptr_t", ffi.addressof(lib, "srtp_protect")))
+
+
 class SrtpContext:
     """One direction of one peer's SRTP; every call returns whether libsrtp agreed."""
 
@@ -70,6 +79,10 @@ class SrtpContext:
     def __init__(self, session: Session) -> None:
         self._session = session  # owns the memory behind the handle
         self._handle = session._srtp[0]
+
+    def address(self) -> int:
+        """Return where libsrtp has it (srtp_t)."""
+        return int(ffi.cast("uintptr_t", self._handle))
 
     def open(self, rows: Rows, index: int, length: int) -> bytes | None:
         """Decrypt the packet in a row and return a copy of it; None if it is not authentic."""
@@ -96,8 +109,6 @@ class Ciphers:
     __slots__ = ("_arguments", "_cells")
 
     def __init__(self, contexts: Sequence[SrtpContext], rows: Rows) -> None:
-        if len(contexts) > rows.count:
-            raise ValueError("more receivers than rows")
         self._cells = rows._cells
         # Of each call: tuples that are made once are handed on as they are.
         handles = [context._handle for context in contexts]

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 from sfu.clock import unix_seconds
 from sfu.counters import MediaCounters
+from sfu.media import kernel
 from sfu.media.datagrams import AUDIENCE_ROWS, ENVELOPE_BYTES, STRIDE, Messages
 from sfu.media.srtp import Rows
 
@@ -163,10 +164,11 @@ class UdpPort:
         self._to_audience = Messages(self.audience, name_bytes)
         # The addresses that stand in its headers.
         self._addressed = b""
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._batched = batched and hasattr(libc, "recvmmsg") and hasattr(libc, "sendmmsg")
-        if self._batched:
-            self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
+        receive, send = kernel.receive_batch(), kernel.send_batch()
+        self._batched = batched and receive is not None and send is not None
+        # Any: of the type that mypyc would call, but made by cffi or ctypes.
+        self._recvmmsg: Any = receive
+        self._sendmmsg: Any = send
         self._aside = _open_aside(self._socket) if self._batched else None
         self._aside_at = 0.0
         sockets = [self._socket, *([self._aside] if self._aside is not None else [])]
@@ -218,7 +220,7 @@ class UdpPort:
 
     def _receive_batch(self, fileno: int, most: int) -> int:
         messages, receiver = self._in, self._receiver
-        count: int = self._recvmmsg(fileno, messages.headers, most, 0, None)
+        count: int = self._recvmmsg(fileno, messages.headers, most)
         if count <= 0 or receiver is None:
             return 0
         now = self._clock()
@@ -291,11 +293,11 @@ class UdpPort:
         if not self._batched or refused:
             self._send_singly(self.audience, messages, count)
             return True
-        sent = self._sendmmsg(self._fileno, messages.headers, count, 0)
+        sent: int = self._sendmmsg(self._fileno, messages.headers, count)
         if sent == count:
             self._counters.datagrams_sent += count
             return True
-        return self._send_rest(messages, max(0, sent), count, failed=sent <= 0)
+        return self._send_rest(messages, count, sent)
 
     def flush(self) -> None:
         """Send every queued row; what the kernel does not take is dropped and counted."""
@@ -303,29 +305,26 @@ class UdpPort:
         if not count:
             return
         if self._batched:
-            self._send_rest(self._out, 0, count, failed=False)
+            self._send_rest(self._out, count, self._sendmmsg(self._fileno, self._out.headers, count))
         else:
             self._send_singly(self.outgoing, self._out, count)
 
-    def _send_rest(self, messages: Messages, done: int, count: int, *, failed: bool) -> bool:
-        """Send rows from `done` on; `failed`: the system call has just said why it does not."""
-        self._counters.datagrams_sent += done
-        while done < count:
-            if not failed:
-                sent = self._sendmmsg(self._fileno, messages.headers_from(done), count - done, 0)
-                if sent > 0:
-                    self._counters.datagrams_sent += sent
-                    done += sent
-                    continue
-            failed = False
-            code = ctypes.get_errno()
-            if code in (errno.EAGAIN, errno.ENOBUFS):
+    def _send_rest(self, messages: Messages, count: int, sent: int) -> bool:
+        """Send rows to the end; `sent`: what the system call said of the first attempt."""
+        done = 0
+        while True:
+            if sent > 0:
+                self._counters.datagrams_sent += sent
+                done += sent
+            elif -sent in (errno.EAGAIN, errno.ENOBUFS):
                 self._counters.drop("socket_full", count - done)
                 return False
-            if code != errno.EINTR:  # this address only: unreachable, refused, forbidden
+            elif -sent != errno.EINTR:  # this address only: unreachable, refused, forbidden
                 self._counters.drop("unreachable")
                 done += 1
-        return True
+            if done >= count:
+                return True
+            sent = self._sendmmsg(self._fileno, messages.headers_from(done), count - done)
 
     def _send_singly(self, rows: Rows, messages: Messages, count: int) -> None:
         """Send rows one at a time; an empty one goes nowhere."""

@@ -4,6 +4,7 @@ import numpy as np
 from pylibsrtp import Policy, Session
 
 from sfu.counters import MediaCounters
+from sfu.media import audience, kernel
 from sfu.media.batch import Lane
 from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE
 from sfu.media.leg import Leg
@@ -13,6 +14,15 @@ from sfu.media.packet import RtpPacket
 from sfu.media.srtp import Rows, SrtpContext
 
 WINDOW = 1024
+
+# The ways to write a packet for its receivers: the last only where it was compiled.
+WAYS = ["by columns", "row by row", *(["in one call"] if kernel.native is not None else [])]
+
+
+def write_rows(monkeypatch, way: str) -> None:
+    """Have audiences written in one of `WAYS`."""
+    monkeypatch.setattr(audience, "FEW_LEGS", 0 if way == "by columns" else audience.FEW_LEGS)
+    monkeypatch.setattr(audience, "native", kernel.native if way == "in one call" else None)
 
 
 def policy(key: bytes, direction: int) -> Policy:

@@ -6,8 +6,7 @@ That it says the same as its legs would is in test_fan_out.py.
 import pytest
 from hypothesis import given, strategies as st
 
-from sfu.media import batch
-from sfu.media.batch import FEW_LEGS, Batch, Offsets
+from sfu.media.batch import Batch, Offsets
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
     AUDIO_LEVEL_URI,
@@ -17,7 +16,7 @@ from sfu.media.negotiation import (
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import describe
 from sfu.media.profile import Profile
-from tests.unit.media.receivers import Peer, RowPort
+from tests.unit.media.receivers import WAYS, Peer, RowPort, write_rows
 from tests.unit.media.scene import H264, VP8, VP8_RTX, rtp, slot
 
 SOURCE = {1: AUDIO_LEVEL_URI, 12: DEPENDENCY_DESCRIPTOR_URI}
@@ -25,10 +24,10 @@ AGREED = {5: TRANSPORT_CC_URI, 6: ABS_SEND_TIME_URI, 7: AUDIO_LEVEL_URI, 8: DEPE
 NOTHING_MOVED = Offsets(ssrc=5000, sequence=0, timestamp=0, picture=0, tl0=0, frame=0)
 
 
-@pytest.fixture(autouse=True, params=[0, FEW_LEGS], ids=["by columns", "row by row"])
+@pytest.fixture(autouse=True, params=WAYS)
 def written(request, monkeypatch):
-    """Both ways to write the rows say the same."""
-    monkeypatch.setattr(batch, "FEW_LEGS", request.param)
+    """All ways to write the rows say the same."""
+    write_rows(monkeypatch, request.param)
 
 
 class Receiver:

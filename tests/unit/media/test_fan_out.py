@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from sfu.media import batch, fan_out
-from sfu.media.batch import FEW_LEGS
+from sfu.media import fan_out
 from sfu.media.fan_out import FanOut
 from sfu.media.leg import Leg
 from sfu.media.negotiation import (
@@ -17,7 +16,7 @@ from sfu.media.negotiation import (
 )
 from sfu.media.packet import RtpPacket
 from sfu.media.track import SenderClock
-from tests.unit.media.receivers import Peer, RowPort, make_leg
+from tests.unit.media.receivers import WAYS, Peer, RowPort, make_leg, write_rows
 from tests.unit.media.scene import THEIR_RTX, THEIR_VP8, layer, rtp, rtp_bytes, slot, track
 
 
@@ -278,7 +277,7 @@ def story(seed: int, padding: bool) -> list[tuple]:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_batch_says_what_its_legs_would_have_said(monkeypatch, seed, padding, gather_s):
     """Every byte to every receiver, and every number of each leg, whatever happens in between."""
-    monkeypatch.setattr(batch, "FEW_LEGS", FEW_LEGS if seed % 2 else 0)  # row by row, and by columns
+    write_rows(monkeypatch, WAYS[seed % len(WAYS)])
     together, singly = World(monkeypatch, 1), World(monkeypatch, 10_000)
     together.gather_s = gather_s
     for event in story(seed, padding):

@@ -7,7 +7,7 @@ from pylibsrtp import Policy, Session
 from pylibsrtp._binding import ffi, lib
 
 from sfu.media import rtcp
-from sfu.media.srtp import SRTP_TRAILER_BYTES, Ciphers, Rows, SrtpContext
+from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows, SrtpContext
 from tests.unit.media.scene import rtp_bytes
 
 KEY = bytes(range(28))
@@ -141,36 +141,3 @@ def test_the_matrix_is_the_rows(rows):
     rows.put(1, b"abc")
     assert rows.matrix.shape == (4, STRIDE)
     assert rows.matrix[1, :3].tobytes() == b"abc"
-
-
-@pytest.mark.parametrize("count", [4, 2, 1])
-def test_rows_are_protected_as_pylibsrtp_does_it(rows, count):
-    """Each by its own session; no row behind the last is touched."""
-    packets = [rtp_bytes(7 + n, b"payload" * (n + 1), ssrc=n + 1) for n in range(4)]
-    for index, packet in enumerate(packets):
-        rows.put(index, packet)
-    outbound = Policy.SSRC_ANY_OUTBOUND
-    contexts = [SrtpContext(session_of(n, outbound)) for n in range(count)]
-    assert Ciphers(contexts, rows).protect_all() == 0
-    for index, packet in enumerate(packets):
-        if index < count:
-            assert rows.take(index) == session_of(index, outbound).protect(packet)
-            stock = session_of(index, Policy.SSRC_ANY_INBOUND)
-            assert stock.unprotect(rows.take(index)) == packet
-        else:
-            assert rows.take(index) == packet
-
-
-def test_a_refused_row_has_no_length(rows):
-    """How many there are is told; the rows around them are protected."""
-    packet = rtp_bytes(7, b"payload")
-    for index, data in enumerate((packet, b"\x80", packet, b"\x80")):
-        rows.put(index, data)
-    assert Ciphers([SrtpContext(outgoing()) for _ in range(4)], rows).protect_all() == 2
-    assert rows.lengths.tolist() == [len(packet) + TAG_BYTES, 0, len(packet) + TAG_BYTES, 0]
-    assert rows.take(0) == rows.take(2) == outgoing().protect(packet)
-
-
-def test_more_contexts_than_rows_are_a_mistake(rows):
-    with pytest.raises(ValueError, match="more receivers than rows"):
-        Ciphers([SrtpContext(outgoing()) for _ in range(5)], rows)

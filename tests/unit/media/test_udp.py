@@ -1,7 +1,6 @@
 """The UDP socket: rows out, rows in, batched or one at a time."""
 
 import asyncio
-import ctypes
 import errno
 import socket
 import struct
@@ -335,15 +334,12 @@ async def test_rows_without_a_length_go_nowhere(ports, batched):
 async def test_rows_that_find_the_socket_full_say_so(ports, monkeypatch):
     """What went before it is sent; an address that cannot be reached costs only itself."""
     a, b = ports(), ports()
-    answers = [(2, 0), (-1, errno.EPERM), (1, 0), (-1, errno.EAGAIN)]
+    answers = [2, -errno.EPERM, 1, -errno.EAGAIN]
     real = a.udp._sendmmsg
 
-    def sendmmsg(fileno, headers, count, flags):
-        taken, code = answers.pop(0)
-        if taken > 0:
-            return real(fileno, headers, taken, flags)
-        ctypes.set_errno(code)
-        return taken
+    def sendmmsg(fileno, headers, count):
+        answer = answers.pop(0)
+        return real(fileno, headers, answer) if answer > 0 else answer
 
     monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
     for index in range(6):
@@ -374,12 +370,7 @@ async def test_what_a_full_socket_does_not_take_is_dropped(ports, batched):
     a, b = ports(batched=batched), ports(batched=batched)
     a.udp._socket = FullSocket(a.udp._socket)
     if batched:
-
-        def full(*_):
-            ctypes.set_errno(errno.EAGAIN)
-            return -1
-
-        a.udp._sendmmsg = full
+        a.udp._sendmmsg = lambda *_: -errno.EAGAIN
     for _ in range(3):
         a.send(b"x", b.sockaddr)
     a.udp.flush()
@@ -395,10 +386,7 @@ async def test_an_interrupted_call_is_made_again(ports):
 
     def interrupted_once(*arguments):
         calls.append(1)
-        if len(calls) == 1:
-            ctypes.set_errno(errno.EINTR)
-            return -1
-        return real(*arguments)
+        return -errno.EINTR if len(calls) == 1 else real(*arguments)
 
     a.udp._sendmmsg = interrupted_once
     a.send(b"x", b.sockaddr)

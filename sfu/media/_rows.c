@@ -1,0 +1,61 @@
+/* The steps that a packet takes once for each of its receivers, and the two system calls.
+ *
+ * Built where the packet path is compiled (hatch_build.py). Without it Python takes the same steps; the tests
+ * of `sfu/media/batch.py` and `sfu/media/udp.py` hold both to the same.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "_rows.h"
+
+/* Copy the packet in the first row into all of them, each with its SSRC and its transport-wide number. */
+void spread(struct audience *audience, int length, int number_at, int64_t entry) {
+    struct iovec *rows = (void *)audience->rows;
+    uint64_t *numbers = (void *)audience->numbers;
+    uint16_t *counters = (void *)numbers[0];
+    int64_t *sent = (void *)numbers[1];
+    const uint8_t *first = rows[0].iov_base;
+    for (uint32_t i = 0; i < audience->count; i++) {
+        const struct receiver *receiver = &audience->receivers[i];
+        uint8_t *row = rows[i].iov_base;
+        rows[i].iov_len = length;
+        if (i) memcpy(row, first, length);
+        memcpy(row + 8, &receiver->ssrc, 4);
+        if (!number_at) continue;
+        uint16_t number = ++counters[receiver->place];
+        sent[(uint64_t)receiver->place * audience->kept + number % audience->kept] = entry;
+        row[number_at] = number >> 8;
+        row[number_at + 1] = number;
+    }
+}
+
+/* Encrypt each row; return how many libsrtp refused: those have no length afterwards. */
+int protect(struct audience *audience) {
+    struct iovec *rows = (void *)audience->rows;
+    int (*srtp_protect)(void *, void *, int *) = (void *)audience->protect;
+    int refused = 0;
+    for (uint32_t i = 0; i < audience->count; i++) {
+        int length = rows[i].iov_len;
+        if (srtp_protect((void *)audience->receivers[i].session, rows[i].iov_base, &length)) {
+            length = 0;
+            refused++;
+        }
+        rows[i].iov_len = length;
+    }
+    return refused;
+}
+
+/* recvmmsg(2) and sendmmsg(2); a failure is its number, negative. */
+int receive_batch(int fd, uint64_t headers, unsigned count) {
+    int done = recvmmsg(fd, (void *)headers, count, 0, NULL);
+    return done < 0 ? -errno : done;
+}
+
+int send_batch(int fd, uint64_t headers, unsigned count) {
+    int done = sendmmsg(fd, (void *)headers, count, 0);
+    return done < 0 ? -errno : done;
+}

@@ -1,0 +1,163 @@
+"""Rows of memory for those who get one packet: what is each one's own is written, then each is encrypted.
+
+Two ways do the same: `_rows.c` where it was compiled, for any number in one call; else Python, row by row for
+a few, which touches less of memory, and by columns for many.
+"""
+
+import struct
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sfu.media.kernel import native
+from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
+from sfu.media.srtp import Ciphers, Rows, SrtpContext, protect_address
+
+# Up to so many rows are written one by one (bench/fan_out.py --cold).
+FEW_LEGS = 24
+
+# The SSRC of a packet: bytes 8 to 11.
+_SSRC_AT: Final = 8
+_SSRC: Final = struct.Struct("!I")
+
+
+@cache
+def _ssrc_and_number(apart: int) -> struct.Struct:
+    return struct.Struct(f"!4s{apart}sH")
+
+
+class Member(NamedTuple):
+    """Who gets a packet: its cipher, its SSRC, and the place of its transport-wide number."""
+
+    context: SrtpContext
+    ssrc: int
+    place: int
+
+
+class Audience:
+    """Some members, and the rows for them; it is spread over the rows, then they are encrypted."""
+
+    def spread(self, length: int, number_at: int, now: float) -> None:
+        """Copy the packet in the first row to every member.
+
+        `number_at`: where its transport-wide number stands, 0 if it has none. A number is remembered as that
+        of so many bytes sent at `now`, s.
+        """
+        raise NotImplementedError
+
+    def protect(self) -> int:
+        """Encrypt every row; return how many libsrtp refused: those have no length afterwards."""
+        raise NotImplementedError
+
+
+def gather(members: Sequence[Member], rows: Rows, bank: NumberBank) -> Audience:
+    """Return the audience of these members, in this order.
+
+    Raises:
+        ValueError: there are more members than rows.
+
+    """
+    if len(members) > rows.count:
+        raise ValueError("more receivers than rows")
+    return PlainAudience(members, rows, bank) if native is None else NativeAudience(members, rows, bank)
+
+
+class PlainAudience(Audience):
+    """Python takes every step."""
+
+    def __init__(self, members: Sequence[Member], rows: Rows, bank: NumberBank) -> None:
+        # libsrtp's sessions live as long as this.
+        self._members = members
+        self._rows, self._bank = rows, bank
+        count = len(members)
+        self._ciphers = Ciphers([member.context for member in members], rows)
+        self._lengths = rows.lengths[:count]
+        self._is_few = count <= FEW_LEGS
+        if self._is_few:
+            # Of each row: where it begins, the place of its number, that of what was sent, its SSRC.
+            self._few = [
+                (index * rows.stride, m.place, m.place * SENT_KEPT, _SSRC.pack(m.ssrc))
+                for index, m in enumerate(members)
+            ]
+            return
+        self._matrix = rows.matrix[:count]
+        self._places = np.array([member.place for member in members])
+        self._sent_rows = self._places * SENT_KEPT
+        self._numbers: NDArray[np.uint16] = np.zeros(count, np.uint16)
+        self._ssrc_column = rows.column(count, _SSRC_AT, ">u4")
+        self._ssrcs = np.array([member.ssrc for member in members]).astype(">u4")
+        # The number of each row, by the place where it stands.
+        self._number_columns: dict[int, NDArray[Any]] = {}
+
+    def spread(self, length: int, number_at: int, now: float) -> None:
+        """Copy the packet in the first row to every member; see `Audience`."""
+        self._lengths.fill(length)
+        if self._is_few:
+            self._write_few(self._rows.buffer[:length], number_at, now)
+        else:
+            self._write_many(length, number_at, now)
+
+    def protect(self) -> int:
+        """Encrypt every row; see `Audience`."""
+        return self._ciphers.protect_all()
+
+    def _write_few(self, common: bytearray, number_at: int, now: float) -> None:
+        """Write a packet into the rows, one after the other: few steps for each, and none twice."""
+        buffer, length = self._rows.buffer, len(common)
+        if not number_at:
+            for at, _, _, ssrc in self._few:
+                buffer[at : at + length] = common
+                buffer[at + _SSRC_AT : at + _SSRC_AT + 4] = ssrc
+            return
+        numbers, sent = self._bank.cells, self._bank.sent_cells
+        entry: Any = sent_entry(length, now)  # Any: one object for all rows
+        # From the SSRC to the number in one go, with what stands between them.
+        between = bytes(common[_SSRC_AT + 4 : number_at])
+        pack_into = _ssrc_and_number(len(between)).pack_into
+        for at, place, kept_at, ssrc in self._few:
+            buffer[at : at + length] = common
+            numbers[place] = number = (numbers[place] + 1) & 0xFFFF
+            sent[kept_at + number % SENT_KEPT] = entry
+            pack_into(buffer, at + _SSRC_AT, ssrc, between, number)
+
+    def _write_many(self, length: int, number_at: int, now: float) -> None:
+        """Write a packet into all rows at once, and what differs from row to row by columns."""
+        self._matrix[1:, :length] = self._matrix[0, :length]
+        self._ssrc_column[:] = self._ssrcs
+        if number_at:
+            numbers = self._numbers
+            self._bank.next_block(self._places, self._sent_rows, numbers, length, now)
+            column = self._number_columns.get(number_at)
+            if column is None:
+                column = self._number_columns[number_at] = self._rows.column(len(numbers), number_at, ">u2")
+            column[:] = numbers
+
+
+class NativeAudience(Audience):
+    """Every step for all members is one call."""
+
+    def __init__(self, members: Sequence[Member], rows: Rows, bank: NumberBank) -> None:
+        # It is full of addresses: what they are of lives as long as this.
+        self._kept = (members, rows, bank)
+        audience = native.ffi.new("struct audience *", {"receivers": len(members)})
+        audience.rows, audience.numbers = rows.iovecs.ctypes.data, bank.addresses.ctypes.data
+        audience.protect, audience.kept, audience.count = protect_address(), SENT_KEPT, len(members)
+        for receiver, member in zip(audience.receivers, members, strict=False):
+            receiver.session, receiver.place = member.context.address(), member.place
+            receiver.ssrc = int.from_bytes(_SSRC.pack(member.ssrc), sys.byteorder)
+        self._audience: Any = audience
+        self._spread: Any = native.lib.spread
+        self._protect: Any = native.lib.protect
+
+    def spread(self, length: int, number_at: int, now: float) -> None:
+        """Copy the packet in the first row to every member; see `Audience`."""
+        self._spread(self._audience, length, number_at, sent_entry(length, now) if number_at else 0)
+
+    def protect(self) -> int:
+        """Encrypt every row; see `Audience`."""
+        refused: int = self._protect(self._audience)
+        return refused

@@ -1,0 +1,132 @@
+"""An audience: what each of its rows says, by every way to write them; and that it is encrypted as by others.
+
+What a batch makes of it is in test_batch.py.
+"""
+
+import numpy as np
+import pytest
+from pylibsrtp import Policy, Session
+
+from sfu.media.audience import Audience, Member, gather
+from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
+from sfu.media.srtp import Rows, SrtpContext
+from tests.unit.media.receivers import WAYS, policy, write_rows
+from tests.unit.media.scene import rtp_bytes
+
+COUNT, STRIDE, TAG_BYTES = 4, 400, 16
+
+
+@pytest.fixture(autouse=True, params=WAYS)
+def written(request, monkeypatch):
+    """All ways to write the rows do the same."""
+    write_rows(monkeypatch, request.param)
+
+
+@pytest.fixture
+def rows():
+    made = Rows(COUNT, STRIDE)
+    made.matrix[:] = 0xEE
+    return made
+
+
+@pytest.fixture
+def bank():
+    return NumberBank()
+
+
+def session(number: int, direction: int) -> Session:
+    return Session(policy(bytes((number,)) * 28, direction))
+
+
+def members(bank: NumberBank, count: int) -> list[Member]:
+    """Return members with ciphers of their own, SSRCs from 0xFEDCBA90, numbers from 65534 on."""
+    found = []
+    for number in range(count):
+        place = bank.take()
+        bank.values[place] = 0xFFFD + number & 0xFFFF
+        context = SrtpContext(session(number, Policy.SSRC_ANY_OUTBOUND))
+        found.append(Member(context, 0xFEDCBA90 + number, place))
+    return found
+
+
+def write(audience: Audience, rows: Rows, packet: bytes, number_at: int = 0, now: float = 0.0) -> None:
+    rows.buffer[: len(packet)] = packet
+    audience.spread(len(packet), number_at, now)
+
+
+@pytest.mark.parametrize("count", [4, 2, 1])
+def test_each_row_has_its_own_ssrc_and_number(rows, bank, count):
+    """Numbers wrap, and are remembered with size and time; nothing is written behind packet or last row."""
+    them = members(bank, count)
+    packet = rtp_bytes(7, bytes(range(100)))
+    write(gather(them, rows, bank), rows, packet, number_at=20, now=12.5)
+    for index, member in enumerate(them):
+        number = 0xFFFE + index & 0xFFFF
+        own = bytearray(packet)
+        own[8:12], own[20:22] = member.ssrc.to_bytes(4, "big"), number.to_bytes(2, "big")
+        assert rows.take(index) == own
+        assert bank.cells[member.place] == number
+        assert bank.sent_cells[member.place * SENT_KEPT + number % SENT_KEPT] == sent_entry(len(packet), 12.5)
+    assert np.count_nonzero(bank.sent) == count
+    assert (rows.matrix[:count, len(packet) :] == 0xEE).all()
+    assert (rows.matrix[count:] == 0xEE).all()
+
+
+def test_a_packet_without_a_number_counts_nothing(rows, bank):
+    them = members(bank, 3)
+    before = bank.values.copy()
+    packet = rtp_bytes(7, b"payload")
+    write(gather(them, rows, bank), rows, packet)
+    assert [rows.take(index)[8:12] for index in range(3)] == [m.ssrc.to_bytes(4, "big") for m in them]
+    assert all(rows.take(index)[12:] == packet[12:] for index in range(3))
+    assert (bank.values == before).all()
+    assert not bank.sent.any()
+
+
+def test_the_bank_may_grow_meanwhile(rows, bank):
+    """Its numbers are elsewhere then, and are found."""
+    them = members(bank, 2)
+    audience = gather(them, rows, bank)
+    for _ in range(300):
+        bank.take()
+    write(audience, rows, rtp_bytes(7, b"payload"), number_at=12, now=1.0)
+    assert [bank.cells[member.place] for member in them] == [0xFFFE, 0xFFFF]
+    assert [rows.take(index)[12:14] for index in range(2)] == [b"\xff\xfe", b"\xff\xff"]
+    assert np.count_nonzero(bank.sent) == 2
+
+
+@pytest.mark.parametrize("count", [4, 2, 1])
+def test_rows_are_protected_as_pylibsrtp_does_it(rows, bank, count):
+    """Each by its own session; no row behind the last is touched."""
+    audience = gather(members(bank, count), rows, bank)
+    for sequence in range(3):
+        write(audience, rows, rtp_bytes(sequence, b"payload"))
+        plain = [rows.take(index) for index in range(count)]
+        assert audience.protect() == 0
+        for index in range(count):
+            assert len(rows.take(index)) == len(plain[index]) + TAG_BYTES
+            assert session(index, Policy.SSRC_ANY_INBOUND).unprotect(rows.take(index)) == plain[index]
+        assert (rows.matrix[count:] == 0xEE).all()
+
+
+def test_a_refused_row_has_no_length(rows, bank):
+    """How many there are is told; the rows around them are protected, and the next packet is whole again."""
+    them = members(bank, 4)
+    audience = gather(them, rows, bank)
+    packet = rtp_bytes(7, b"payload")
+    write(audience, rows, packet)
+    for index in (1, 3):
+        rows.set_length(index, 1)
+    assert audience.protect() == 2
+    assert rows.lengths.tolist() == [len(packet) + TAG_BYTES, 0, len(packet) + TAG_BYTES, 0]
+    for index in (0, 2):
+        stock = session(index, Policy.SSRC_ANY_INBOUND)
+        assert stock.unprotect(rows.take(index))[12:] == b"payload"
+    write(audience, rows, rtp_bytes(8, b"more"))
+    assert audience.protect() == 0
+    assert rows.take(3)
+
+
+def test_more_members_than_rows_are_a_mistake(rows, bank):
+    with pytest.raises(ValueError, match="more receivers than rows"):
+        gather(members(bank, COUNT + 1), rows, bank)
