@@ -12,13 +12,25 @@
 
 #include "_rows.h"
 
-/* Copy the packet in the first row into all of them, each with its SSRC and its transport-wide number. */
-void spread(struct audience *audience, int length, int number_at, int64_t entry) {
+static void put(uint8_t *at, int bytes, uint32_t value) {
+    while (bytes--) at[bytes] = value, value >>= 8;
+}
+
+/* Write a packet into every row. Its second byte, its sequence number and its timestamp are what is said here, and
+ * so is the time in 24 bits of `send_time_at`; its SSRC and the transport-wide number at `number_at` are each
+ * receiver's. Nothing stands at 0. `entry` is remembered of the number. */
+void spread(struct audience *audience, const char *packet, int length, unsigned second, unsigned sequence,
+            uint32_t timestamp, int send_time_at, unsigned send_time, int number_at, int64_t entry) {
     struct iovec *rows = (void *)audience->rows;
     uint64_t *numbers = (void *)audience->numbers;
     uint16_t *counters = (void *)numbers[0];
     int64_t *sent = (void *)numbers[1];
-    const uint8_t *first = rows[0].iov_base;
+    uint8_t *first = rows[0].iov_base;
+    memcpy(first, packet, length);
+    first[1] = second;
+    put(first + 2, 2, sequence);
+    put(first + 4, 4, timestamp);
+    if (send_time_at) put(first + send_time_at, 3, send_time);
     for (uint32_t i = 0; i < audience->count; i++) {
         const struct receiver *receiver = &audience->receivers[i];
         uint8_t *row = rows[i].iov_base;
@@ -28,8 +40,7 @@ void spread(struct audience *audience, int length, int number_at, int64_t entry)
         if (!number_at) continue;
         uint16_t number = ++counters[receiver->place];
         sent[(uint64_t)receiver->place * audience->kept + number % audience->kept] = entry;
-        row[number_at] = number >> 8;
-        row[number_at + 1] = number;
+        put(row + number_at, 2, number);
     }
 }
 

@@ -14,7 +14,8 @@ struct audience {
     struct receiver receivers[];
 };
 
-void spread(struct audience *audience, int length, int number_at, int64_t entry);
+void spread(struct audience *audience, const char *packet, int length, unsigned second, unsigned sequence,
+            uint32_t timestamp, int send_time_at, unsigned send_time, int number_at, int64_t entry);
 int protect(struct audience *audience);
 int receive_batch(int fd, uint64_t headers, unsigned count);
 int send_batch(int fd, uint64_t headers, unsigned count);

@@ -20,7 +20,8 @@ from sfu.media.srtp import Ciphers, Rows, SrtpContext, protect_address
 # Up to so many rows are written one by one (bench/fan_out.py --cold).
 FEW_LEGS = 24
 
-# The SSRC of a packet: bytes 8 to 11.
+# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet; then the SSRC.
+_HEAD: Final = struct.Struct("!BHI")
 _SSRC_AT: Final = 8
 _SSRC: Final = struct.Struct("!I")
 
@@ -28,6 +29,11 @@ _SSRC: Final = struct.Struct("!I")
 @cache
 def _ssrc_and_number(apart: int) -> struct.Struct:
     return struct.Struct(f"!4s{apart}sH")
+
+
+def send_time(now: float) -> int:
+    """Return seconds as abs-send-time wants them: 6.18 bits of fixed point."""
+    return int(now * 262_144) & 0xFFFFFF
 
 
 class Member(NamedTuple):
@@ -39,13 +45,23 @@ class Member(NamedTuple):
 
 
 class Audience:
-    """Some members, and the rows for them; it is spread over the rows, then they are encrypted."""
+    """Some members, and the rows for them: a packet is spread over the rows, then they are encrypted."""
 
-    def spread(self, length: int, number_at: int, now: float) -> None:
-        """Copy the packet in the first row to every member.
+    def spread(
+        self,
+        packet: bytes,
+        second: int,
+        sequence: int,
+        timestamp: int,
+        send_time_at: int,
+        number_at: int,
+        now: float,
+    ) -> None:
+        """Write a packet into every row.
 
-        `number_at`: where its transport-wide number stands, 0 if it has none. A number is remembered as that
-        of so many bytes sent at `now`, s.
+        `second`: its marker and payload type, as the second byte. `send_time_at`, `number_at`: where
+        abs-send-time and transport-wide number stand, 0 if nowhere. A number is remembered as that of so many
+        bytes sent at `now`, s.
         """
         raise NotImplementedError
 
@@ -93,13 +109,26 @@ class PlainAudience(Audience):
         # The number of each row, by the place where it stands.
         self._number_columns: dict[int, NDArray[Any]] = {}
 
-    def spread(self, length: int, number_at: int, now: float) -> None:
-        """Copy the packet in the first row to every member; see `Audience`."""
-        self._lengths.fill(length)
+    def spread(
+        self,
+        packet: bytes,
+        second: int,
+        sequence: int,
+        timestamp: int,
+        send_time_at: int,
+        number_at: int,
+        now: float,
+    ) -> None:
+        """Write a packet into every row; see `Audience`."""
+        common = bytearray(packet)
+        if send_time_at:
+            common[send_time_at : send_time_at + 3] = send_time(now).to_bytes(3, "big")
+        _HEAD.pack_into(common, 1, second, sequence, timestamp)
+        self._lengths.fill(len(common))
         if self._is_few:
-            self._write_few(self._rows.buffer[:length], number_at, now)
+            self._write_few(common, number_at, now)
         else:
-            self._write_many(length, number_at, now)
+            self._write_many(common, number_at, now)
 
     def protect(self) -> int:
         """Encrypt every row; see `Audience`."""
@@ -124,9 +153,10 @@ class PlainAudience(Audience):
             sent[kept_at + number % SENT_KEPT] = entry
             pack_into(buffer, at + _SSRC_AT, ssrc, between, number)
 
-    def _write_many(self, length: int, number_at: int, now: float) -> None:
+    def _write_many(self, common: bytearray, number_at: int, now: float) -> None:
         """Write a packet into all rows at once, and what differs from row to row by columns."""
-        self._matrix[1:, :length] = self._matrix[0, :length]
+        length = len(common)
+        self._matrix[:, :length] = np.frombuffer(common, np.uint8)
         self._ssrc_column[:] = self._ssrcs
         if number_at:
             numbers = self._numbers
@@ -153,9 +183,30 @@ class NativeAudience(Audience):
         self._spread: Any = native.lib.spread
         self._protect: Any = native.lib.protect
 
-    def spread(self, length: int, number_at: int, now: float) -> None:
-        """Copy the packet in the first row to every member; see `Audience`."""
-        self._spread(self._audience, length, number_at, sent_entry(length, now) if number_at else 0)
+    def spread(
+        self,
+        packet: bytes,
+        second: int,
+        sequence: int,
+        timestamp: int,
+        send_time_at: int,
+        number_at: int,
+        now: float,
+    ) -> None:
+        """Write a packet into every row; see `Audience`."""
+        length = len(packet)
+        self._spread(
+            self._audience,
+            packet,
+            length,
+            second,
+            sequence,
+            timestamp,
+            send_time_at,
+            send_time(now),
+            number_at,
+            sent_entry(length, now),
+        )
 
     def protect(self) -> int:
         """Encrypt every row; see `Audience`."""

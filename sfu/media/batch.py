@@ -1,7 +1,7 @@
 """One packet to many receivers of the same layer, as rows of one array.
 
-What is common is written into the first row and spread over all, with the SSRC and the transport-wide
-number of each (`sfu/media/audience.py`); where legs differ in sequence number, media time, frame and
+What is common is written into each row, with the SSRC and the transport-wide number of its receiver
+(`sfu/media/audience.py`); where legs differ in sequence number, media time, frame and
 picture numbers, those are written by columns. libsrtp then encrypts each row in place, and the rows go
 out in one `sendmmsg`.
 
@@ -10,9 +10,8 @@ Only packets in their order come here. Late ones, and whatever a leg must decide
 then, and take it from the batch by `catch_up`.
 """
 
-import struct
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +30,6 @@ MIN_LEGS = 2
 
 # A larger audience is several batches.
 MAX_LEGS = AUDIENCE_ROWS
-
-# Marker and payload type, sequence number, timestamp: bytes 1 to 7 of a packet.
-_HEAD: Final = struct.Struct("!BHI")
 
 
 class RowOutlet(Protocol):
@@ -148,15 +144,17 @@ class Batch:
             return
         self._spoilt = None
         length = len(body.data)
-        row = self._rows.buffer  # the first one; then it is spread over the others
-        row[:length] = body.data
-        if body.abs_send_time_at:
-            when = int(now * 262_144) & 0xFFFFFF
-            row[body.abs_send_time_at : body.abs_send_time_at + 3] = when.to_bytes(3, "big")
         sequence = (packet.sequence + self._sequence) & 0xFFFF
         timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
-        _HEAD.pack_into(row, 1, packet.marker << 7 | payload_type, sequence, timestamp)
-        self._audience.spread(length, body.transport_cc_at, now)
+        self._audience.spread(
+            body.data,
+            packet.marker << 7 | payload_type,
+            sequence,
+            timestamp,
+            body.abs_send_time_at,
+            body.transport_cc_at,
+            now,
+        )
         if self._is_mixed or self._move_frames or self._move_pictures:
             self._move(packet, body, sequence, timestamp)
         refused = self._audience.protect()

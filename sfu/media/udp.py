@@ -227,6 +227,8 @@ class UdpPort:
         behind = self.wallclock() - now
         envelope, envelopes = self._envelope, messages.envelopes
         is_stamped, arrived = self._is_stamped, now
+        seconds: int
+        nanoseconds: int
         self._counters.datagrams_received += count
         for index in range(count):
             length = messages.received(index)

@@ -3,6 +3,8 @@
 What a batch makes of it is in test_batch.py.
 """
 
+import struct
+
 import numpy as np
 import pytest
 from pylibsrtp import Policy, Session
@@ -49,9 +51,8 @@ def members(bank: NumberBank, count: int) -> list[Member]:
     return found
 
 
-def write(audience: Audience, rows: Rows, packet: bytes, number_at: int = 0, now: float = 0.0) -> None:
-    rows.buffer[: len(packet)] = packet
-    audience.spread(len(packet), number_at, now)
+def write(audience: Audience, packet: bytes, number_at: int = 0, now: float = 0.0) -> None:
+    audience.spread(packet, packet[1], *struct.unpack_from("!HI", packet, 2), 0, number_at, now)
 
 
 @pytest.mark.parametrize("count", [4, 2, 1])
@@ -59,7 +60,7 @@ def test_each_row_has_its_own_ssrc_and_number(rows, bank, count):
     """Numbers wrap, and are remembered with size and time; nothing is written behind packet or last row."""
     them = members(bank, count)
     packet = rtp_bytes(7, bytes(range(100)))
-    write(gather(them, rows, bank), rows, packet, number_at=20, now=12.5)
+    write(gather(them, rows, bank), packet, number_at=20, now=12.5)
     for index, member in enumerate(them):
         number = 0xFFFE + index & 0xFFFF
         own = bytearray(packet)
@@ -72,11 +73,19 @@ def test_each_row_has_its_own_ssrc_and_number(rows, bank, count):
     assert (rows.matrix[count:] == 0xEE).all()
 
 
+def test_what_all_rows_say_is_what_is_asked(rows, bank):
+    """Marker and payload type, sequence number, media time, and when it was sent: 6.18 bits of seconds."""
+    packet = rtp_bytes(7, bytes(40), timestamp=9)
+    gather(members(bank, 3), rows, bank).spread(packet, 0xE0, 0xFEDC, 0xFEDCBA98, 20, 0, 65.5)
+    assert {bytes(rows.take(index)[:8]) for index in range(3)} == {bytes.fromhex("80e0fedcfedcba98")}
+    assert {bytes(rows.take(index)[12:]) for index in range(3)} == {bytes(8) + b"\x06\0\0" + bytes(29)}
+
+
 def test_a_packet_without_a_number_counts_nothing(rows, bank):
     them = members(bank, 3)
     before = bank.values.copy()
     packet = rtp_bytes(7, b"payload")
-    write(gather(them, rows, bank), rows, packet)
+    write(gather(them, rows, bank), packet)
     assert [rows.take(index)[8:12] for index in range(3)] == [m.ssrc.to_bytes(4, "big") for m in them]
     assert all(rows.take(index)[12:] == packet[12:] for index in range(3))
     assert (bank.values == before).all()
@@ -89,7 +98,7 @@ def test_the_bank_may_grow_meanwhile(rows, bank):
     audience = gather(them, rows, bank)
     for _ in range(300):
         bank.take()
-    write(audience, rows, rtp_bytes(7, b"payload"), number_at=12, now=1.0)
+    write(audience, rtp_bytes(7, b"payload"), number_at=12, now=1.0)
     assert [bank.cells[member.place] for member in them] == [0xFFFE, 0xFFFF]
     assert [rows.take(index)[12:14] for index in range(2)] == [b"\xff\xfe", b"\xff\xff"]
     assert np.count_nonzero(bank.sent) == 2
@@ -100,7 +109,7 @@ def test_rows_are_protected_as_pylibsrtp_does_it(rows, bank, count):
     """Each by its own session; no row behind the last is touched."""
     audience = gather(members(bank, count), rows, bank)
     for sequence in range(3):
-        write(audience, rows, rtp_bytes(sequence, b"payload"))
+        write(audience, rtp_bytes(sequence, b"payload"))
         plain = [rows.take(index) for index in range(count)]
         assert audience.protect() == 0
         for index in range(count):
@@ -114,7 +123,7 @@ def test_a_refused_row_has_no_length(rows, bank):
     them = members(bank, 4)
     audience = gather(them, rows, bank)
     packet = rtp_bytes(7, b"payload")
-    write(audience, rows, packet)
+    write(audience, packet)
     for index in (1, 3):
         rows.set_length(index, 1)
     assert audience.protect() == 2
@@ -122,7 +131,7 @@ def test_a_refused_row_has_no_length(rows, bank):
     for index in (0, 2):
         stock = session(index, Policy.SSRC_ANY_INBOUND)
         assert stock.unprotect(rows.take(index))[12:] == b"payload"
-    write(audience, rows, rtp_bytes(8, b"more"))
+    write(audience, rtp_bytes(8, b"more"))
     assert audience.protect() == 0
     assert rows.take(3)
 
