@@ -177,7 +177,7 @@ class NativeAudience(Audience):
         audience.rows, audience.numbers = rows.iovecs.ctypes.data, bank.addresses.ctypes.data
         audience.protect, audience.kept, audience.count = protect_address(), SENT_KEPT, len(members)
         for receiver, member in zip(audience.receivers, members, strict=False):
-            receiver.session, receiver.place = member.context.address(), member.place
+            receiver.session, receiver.place = member.context.address, member.place
             receiver.ssrc = int.from_bytes(_SSRC.pack(member.ssrc), sys.byteorder)
         self._audience: Any = audience
         self._spread: Any = native.lib.spread

@@ -5,12 +5,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from sfu.media.packet import MAX_PACKET_BYTES
+from sfu.media.packet import MAX_ADDED_BYTES, MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
 
-# One row: the largest packet, and what SRTP writes behind it. What fills it is dropped: it is longer, and the
-# kernel has cut it.
-STRIDE: Final = MAX_PACKET_BYTES + SRTP_TRAILER_BYTES + 4
+# One row: the largest packet, what it may grow by, and what SRTP writes behind it. It is 33 lines of a cache:
+# at a power of two the rows would share a few. What fills it is dropped: it is longer, and the kernel has cut it.
+STRIDE: Final = MAX_PACKET_BYTES + MAX_ADDED_BYTES + SRTP_TRAILER_BYTES + 4
 
 # Receivers that one batch of rows goes to; a larger audience is several batches.
 AUDIENCE_ROWS: Final = 256

@@ -10,6 +10,9 @@ from typing import Any, Final
 # not fit a row of the send buffer with the SRTP trailer.
 MAX_PACKET_BYTES: Final = 1900
 
+# What may be added to one on its way: extensions of ours, longer forms of theirs, the number of RFC 4588.
+MAX_ADDED_BYTES: Final = 64
+
 ONE_BYTE_PROFILE: Final = 0xBEDE
 TWO_BYTE_PROFILE: Final = 0x1000
 

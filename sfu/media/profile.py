@@ -15,10 +15,13 @@ from sfu.media.negotiation import (
     TRANSPORT_CC_URI,
     Section,
 )
-from sfu.media.packet import ONE_BYTE_PROFILE, RtpPacket, extension_block
+from sfu.media.packet import MAX_ADDED_BYTES, ONE_BYTE_PROFILE, RtpPacket, extension_block
 
 # Of the receiver's buffer, in 10 ms: more than ten seconds is no call.
 _MAX_DELAY: Final = 1000
+
+# By so much the extensions of a packet may grow; a repeat adds two bytes more (RFC 4588).
+_MAX_GROWTH: Final = MAX_ADDED_BYTES - 2
 
 _new = tuple.__new__
 _ONE_BYTE: Final = ONE_BYTE_PROFILE.to_bytes(2, "big")
@@ -97,6 +100,9 @@ class Profile:
         """Return the packet in this profile's form."""
         theirs, numbered = self._travelling(packet)
         frame = self._frame(theirs, numbered) if theirs else self._plain
+        # Only who plays with us has many small ones, which would grow beyond a row: they stay behind.
+        if theirs and len(frame[0]) > packet.payload + _MAX_GROWTH:
+            frame = self._plain
         payload = packet.data[packet.payload : packet.end]
         if packet.payload_type in self._unwrapped:
             payload = red_primary(payload) or b""

@@ -74,15 +74,13 @@ def protect_address() -> int:
 class SrtpContext:
     """One direction of one peer's SRTP; every call returns whether libsrtp agreed."""
 
-    __slots__ = ("_handle", "_session")
+    __slots__ = ("_handle", "_session", "address")
 
     def __init__(self, session: Session) -> None:
         self._session = session  # owns the memory behind the handle
         self._handle = session._srtp[0]
-
-    def address(self) -> int:
-        """Return where libsrtp has it (srtp_t)."""
-        return int(ffi.cast("uintptr_t", self._handle))
+        # Where libsrtp has it (srtp_t).
+        self.address = int(ffi.cast("uintptr_t", self._handle))
 
     def open(self, rows: Rows, index: int, length: int) -> bytes | None:
         """Decrypt the packet in a row and return a copy of it; None if it is not authentic."""

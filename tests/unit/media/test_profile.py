@@ -10,7 +10,7 @@ from sfu.media.negotiation import (
     PLAYOUT_DELAY_URI,
     TRANSPORT_CC_URI,
 )
-from sfu.media.packet import RtpPacket
+from sfu.media.packet import MAX_ADDED_BYTES, RtpPacket
 from sfu.media.profile import Profile
 from tests.unit.media.scene import (
     H264,
@@ -53,6 +53,19 @@ def test_what_was_not_agreed_has_no_number():
     made = profile(source={}, extensions={})
     assert made.extensions == {}
     assert (made.transport_cc, made.abs_send_time, made.descriptor) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("ours", [7, 15, 200])
+def test_a_packet_full_of_small_extensions_does_not_outgrow_its_row(ours):
+    """Each takes a byte more where the receiver's id is larger than 14 (RFC 8285 section 4.3)."""
+    made = profile(extensions={**AGREED, ours: AUDIO_LEVEL_URI})
+    for count in (1, 40, 58, 62, 930):
+        body = made.body(rtp(1, VP8_DELTA, elements=[(1, b"\x85")] * count))
+        grown = len(body.data) - len(rtp(1, VP8_DELTA, elements=[(1, b"\x85")] * count).data)
+        assert grown <= MAX_ADDED_BYTES - 2
+        assert body.data[body.payload_at :] == VP8_DELTA
+        assert (len(body.data) > 12 + 12 + len(VP8_DELTA)) is (ours < 15 or count < 50), count
+        assert body.transport_cc_at
 
 
 def test_a_codec_that_is_not_shared_is_not_mapped():
