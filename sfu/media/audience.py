@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sfu.media.kernel import native
 from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
+from sfu.media.profile import Body
 from sfu.media.srtp import Ciphers, Rows, SrtpContext, protect_address
 
 # Up to so many rows are written one by one (bench/fan_out.py --cold).
@@ -47,21 +48,11 @@ class Member(NamedTuple):
 class Audience:
     """Some members, and the rows for them: a packet is spread over the rows, then they are encrypted."""
 
-    def spread(
-        self,
-        packet: bytes,
-        second: int,
-        sequence: int,
-        timestamp: int,
-        send_time_at: int,
-        number_at: int,
-        now: float,
-    ) -> None:
+    def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
         """Write a packet into every row.
 
-        `second`: its marker and payload type, as the second byte. `send_time_at`, `number_at`: where
-        abs-send-time and transport-wide number stand, 0 if nowhere. A number is remembered as that of so many
-        bytes sent at `now`, s.
+        `second`: its marker and payload type, as the second byte. Its transport-wide number is remembered as
+        that of so many bytes sent at `now`, s.
         """
         raise NotImplementedError
 
@@ -109,26 +100,17 @@ class PlainAudience(Audience):
         # The number of each row, by the place where it stands.
         self._number_columns: dict[int, NDArray[Any]] = {}
 
-    def spread(
-        self,
-        packet: bytes,
-        second: int,
-        sequence: int,
-        timestamp: int,
-        send_time_at: int,
-        number_at: int,
-        now: float,
-    ) -> None:
+    def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
         """Write a packet into every row; see `Audience`."""
-        common = bytearray(packet)
+        common, send_time_at = bytearray(body.data), body.abs_send_time_at
         if send_time_at:
             common[send_time_at : send_time_at + 3] = send_time(now).to_bytes(3, "big")
         _HEAD.pack_into(common, 1, second, sequence, timestamp)
         self._lengths.fill(len(common))
         if self._is_few:
-            self._write_few(common, number_at, now)
+            self._write_few(common, body.transport_cc_at, now)
         else:
-            self._write_many(common, number_at, now)
+            self._write_many(common, body.transport_cc_at, now)
 
     def protect(self) -> int:
         """Encrypt every row; see `Audience`."""
@@ -183,28 +165,19 @@ class NativeAudience(Audience):
         self._spread: Any = native.lib.spread
         self._protect: Any = native.lib.protect
 
-    def spread(
-        self,
-        packet: bytes,
-        second: int,
-        sequence: int,
-        timestamp: int,
-        send_time_at: int,
-        number_at: int,
-        now: float,
-    ) -> None:
+    def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
         """Write a packet into every row; see `Audience`."""
-        length = len(packet)
+        length = len(body.data)
         self._spread(
             self._audience,
-            packet,
+            body.data,
             length,
             second,
             sequence,
             timestamp,
-            send_time_at,
+            body.abs_send_time_at,
             send_time(now),
-            number_at,
+            body.transport_cc_at,
             sent_entry(length, now),
         )
 

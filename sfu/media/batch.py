@@ -146,15 +146,7 @@ class Batch:
         length = len(body.data)
         sequence = (packet.sequence + self._sequence) & 0xFFFF
         timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
-        self._audience.spread(
-            body.data,
-            packet.marker << 7 | payload_type,
-            sequence,
-            timestamp,
-            body.abs_send_time_at,
-            body.transport_cc_at,
-            now,
-        )
+        self._audience.spread(body, packet.marker << 7 | payload_type, sequence, timestamp, now)
         if self._is_mixed or self._move_frames or self._move_pictures:
             self._move(packet, body, sequence, timestamp)
         refused = self._audience.protect()

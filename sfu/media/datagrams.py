@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sfu.media.packet import MAX_ADDED_BYTES, MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
 
-# One row: the largest packet, what it may grow by, and what SRTP writes behind it. It is 33 lines of a cache:
-# at a power of two the rows would share a few. What fills it is dropped: it is longer, and the kernel has cut it.
+# One row: the largest packet, what it may grow by, and what SRTP writes behind it. It is 33 lines of a cache;
+# at a power of two the rows would share a few. What fills it is dropped: it is longer, and was cut.
 STRIDE: Final = MAX_PACKET_BYTES + MAX_ADDED_BYTES + SRTP_TRAILER_BYTES + 4
 
 # Receivers that one batch of rows goes to; a larger audience is several batches.

@@ -11,6 +11,7 @@ from pylibsrtp import Policy, Session
 
 from sfu.media.audience import Audience, Member, gather
 from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
+from sfu.media.profile import Body
 from sfu.media.srtp import Rows, SrtpContext
 from tests.unit.media.receivers import WAYS, policy, write_rows
 from tests.unit.media.scene import rtp_bytes
@@ -52,7 +53,8 @@ def members(bank: NumberBank, count: int) -> list[Member]:
 
 
 def write(audience: Audience, packet: bytes, number_at: int = 0, now: float = 0.0) -> None:
-    audience.spread(packet, packet[1], *struct.unpack_from("!HI", packet, 2), 0, number_at, now)
+    body = Body(packet, 12, number_at, 0, 0)
+    audience.spread(body, packet[1], *struct.unpack_from("!HI", packet, 2), now)
 
 
 @pytest.mark.parametrize("count", [4, 2, 1])
@@ -76,7 +78,8 @@ def test_each_row_has_its_own_ssrc_and_number(rows, bank, count):
 def test_what_all_rows_say_is_what_is_asked(rows, bank):
     """Marker and payload type, sequence number, media time, and when it was sent: 6.18 bits of seconds."""
     packet = rtp_bytes(7, bytes(40), timestamp=9)
-    gather(members(bank, 3), rows, bank).spread(packet, 0xE0, 0xFEDC, 0xFEDCBA98, 20, 0, 65.5)
+    body = Body(packet, 12, 0, abs_send_time_at=20, frame_number_at=0)
+    gather(members(bank, 3), rows, bank).spread(body, 0xE0, 0xFEDC, 0xFEDCBA98, 65.5)
     assert {bytes(rows.take(index)[:8]) for index in range(3)} == {bytes.fromhex("80e0fedcfedcba98")}
     assert {bytes(rows.take(index)[12:]) for index in range(3)} == {bytes(8) + b"\x06\0\0" + bytes(29)}
 
