@@ -23,6 +23,15 @@ MAX_RTCP_PER_S: Final = 400
 MAX_SRTCP_TRAILER_BYTES: Final = 20
 
 
+def _nobody() -> None:
+    """Tell nobody of a check."""
+
+
+def _nothing(_record: bytes) -> bool:
+    """Take no record."""
+    return False
+
+
 class PeerEndpoint:
     """One peer as the ports see it, and the outlet of its RTP session."""
 
@@ -52,10 +61,17 @@ class PeerEndpoint:
         self.rtp.subscriptions.lanes_changed()
 
     def close(self) -> None:
-        """Send what waits, and be unknown to the ports."""
+        """Send what waits, and be unknown to the ports.
+
+        Nobody refers back to whom he is known by afterwards: memory of those who have gone comes back at
+        once, not when the garbage collector looks at everything.
+        """
         self._ports.flush()
         self._ports.unregister(self)
         self._ports.bank.give_back(self._number_place)
+        self.incoming = self.outgoing = None
+        self._validated, self._take_dtls = _nobody, _nothing
+        self.rtp.release()
 
     # From the ports
 

@@ -98,6 +98,8 @@ class FanOut(Generic[LayerT]):
             self.legs.remove(leg)
             self._changed.pop(leg, None)
             self._take_out(leg)
+            if not self.legs:
+                self._plans.clear()
 
     def changed(self, leg: Receiver[LayerT]) -> None:
         """Find the place of a leg anew before the next packet: it is not what it was."""

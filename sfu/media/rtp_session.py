@@ -142,6 +142,14 @@ class RtpSession:
         self._incoming.clear()
         self.due = self._report_at = float("inf")
 
+    def release(self) -> None:
+        """Let go of tracks and legs: nobody asks for them any more."""
+        for track in self.tracks.values():
+            track.layers.clear()
+        self.tracks.clear()
+        self._incoming.clear()  # packets may have come until now
+        self.subscriptions.release()
+
     # RTP
 
     def receive_rtp(self, data: bytes, now: float, arrived: float) -> None:

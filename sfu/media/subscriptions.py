@@ -167,6 +167,11 @@ class Subscriptions:
             leg.detach()
         self._by_ssrc.clear()
 
+    def release(self) -> None:
+        """Let go of the legs: nobody asks for them any more."""
+        self.legs.clear()
+        self._second_repeats.clear()
+
     # Which layers
 
     def prefer(self, mid: str, preference: Preference | None) -> None:

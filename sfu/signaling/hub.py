@@ -129,6 +129,7 @@ class Hub:
     async def _expire(self, session: Session) -> None:
         if session.socket is not None:  # it came back in the same moment
             return
+        session.expiry = None  # which knows the session
         sessions = self._by_user.get(session.user_id, {})
         sessions.pop(session.id, None)
         if not sessions:

@@ -1,6 +1,7 @@
 """The media plane against stock aiortc clients: what nobody here wrote."""
 
 import asyncio
+import gc
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -480,6 +481,37 @@ async def test_a_closed_peer_leaves_nothing_behind(plane):
         plane.events.clear()
         plane.plane.remove("bob", "left")
         assert plane.events == []  # the second time does nothing
+
+
+# What a peer that has gone would keep most of: packets, keys, a connection of OpenSSL.
+HEAVY = {"PeerConnection", "DtlsTransport", "SrtpContext", "Track", "Layer", "History", "RtpPacket", "Leg"}
+
+
+def heavy() -> Counter:
+    """Return how many there are of each, whether anybody knows them or not."""
+    kinds = (type(each) for each in gc.get_objects())
+    return Counter(kind.__name__ for kind in kinds if str(kind.__module__).startswith("sfu.media"))
+
+
+async def test_the_memory_of_who_has_gone_comes_back_without_the_garbage_collector(plane):
+    """It looks at everything once in hours, because everybody waits while it does."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = heavy()
+        async with peers(plane, "ada", "bob", "eve") as (ada, bob, eve):
+            await ada.offer(Tone(440), CounterVideo(), audio_slots=2, video_slots=2, channel=True)
+            await bob.offer(Tone(660), CounterVideo(), audio_slots=2, video_slots=2)
+            await eve.offer(audio_slots=2, video_slots=2)
+            await asyncio.gather(*(peer.decoded(video=20, audio=20) for peer in (ada, bob, eve)))
+            assert (heavy() - before).keys() >= HEAVY
+            for name in ("ada", "bob", "eve"):
+                plane.plane.remove(name, "left")
+            await asyncio.wait(plane.plane._closing, timeout=5)
+        left = heavy() - before
+        assert {name: left[name] for name in HEAVY if left[name]} == {}
+    finally:
+        gc.enable()
 
 
 async def test_a_silent_peer_is_interrupted_and_then_expires(plane):
