@@ -1,6 +1,6 @@
 """What one incoming packet costs in the fan-out, by the number of receivers.
 
-Three ways in turn: leg by leg, as a batch whose rows are written one by one, and by columns.
+Three ways of plain Python in turn: leg by leg, as a batch whose rows are written one by one, and by columns.
 
     python bench/fan_out.py [--cold] [receivers ...]
 
@@ -74,6 +74,7 @@ class Outlet:
 def measure(receivers: int, least: int, few: int, packets: int, *, pause_s: float = 0.0) -> float:
     """Return µs of CPU per outgoing packet; batches of `least` legs on, row by row of `few` at most."""
     fan_out.MIN_LEGS, audience.FEW_LEGS = least, few
+    audience.native = None  # plain Python, also in a tree that is compiled
     port, bank = UdpPort("127.0.0.1", 0, MediaCounters(), time.monotonic), NumberBank()
     sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

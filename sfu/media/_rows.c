@@ -1,7 +1,7 @@
 /* The steps that a packet takes once for each of its receivers, and the two system calls.
  *
  * Built where the packet path is compiled (hatch_build.py). Without it Python takes the same steps; the tests
- * of `sfu/media/batch.py` and `sfu/media/udp.py` hold both to the same.
+ * of `sfu/media/audience.py`, `batch.py` and `udp.py` hold both to the same.
  */
 #define _GNU_SOURCE
 #include <errno.h>
