@@ -28,6 +28,7 @@ from tests.support.recording import (
     recorder_pid,
     recording_server,
     sealed_recordings,
+    see_each_other,
     together,
     until,
 )
@@ -111,7 +112,7 @@ async def test_what_a_server_leaves_that_is_killed_or_stopped_is_sealed(folder, 
         ada, bob = await stage.people("ada", "bob")
         await stage.talk(ada, bob)
         first = await ada.recording("active")
-        await asyncio.sleep(1.2)
+        await see_each_other(ada, bob, pictures=SECOND)
         numbers, at_ms = ada.video.frames, made_until_ms(ada, bob)
         await server.kill()
         one = await until(lambda: sealed_recordings(folder).get(first))
@@ -125,7 +126,7 @@ async def test_what_a_server_leaves_that_is_killed_or_stopped_is_sealed(folder, 
         await asyncio.gather(stage.talk(cat, dan), stage.talk(eve, fay))
         ours = await cat.recording("active")
         others = {ours, await eve.recording("active")}
-        await asyncio.sleep(1.2)
+        await see_each_other(cat, dan, eve, fay, pictures=SECOND)
         numbers = cat.video.frames
         server.process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(server.process.wait(), 20) == 0
@@ -167,7 +168,7 @@ async def a_disk_fails(path: Path, kind: str, codes: set[str], required: str) ->
             ada, bob = await stage.people("ada", "bob")
             call = await stage.talk(ada, bob)
             recording_id = await ada.recording("active")
-            await asyncio.sleep(1.5 if kind == "tmpfs" else 3)
+            await see_each_other(ada, bob, pictures=SECOND if kind == "tmpfs" else 3 * SECOND)
             pictures, at_ms = ada.video.frames, made_until_ms(ada, bob)
             await asyncio.to_thread(small.fill if kind == "tmpfs" else small.make_read_only)
             for person in (ada, bob):

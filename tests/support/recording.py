@@ -290,6 +290,11 @@ class Person:
         return self.seen[-1] - self.seen[0] + 1 - len(set(self.seen)) if self.seen else 0
 
 
+async def see_each_other(*people: Person, pictures: int) -> None:
+    """Wait until each has seen so many more pictures of another, however slowly the machine makes them."""
+    await asyncio.gather(*(person.sees(pictures) for person in people))
+
+
 class Stage:
     """Opens sockets and media of people on one server, and closes them."""
 
