@@ -13,11 +13,17 @@ NTP_UNIX_OFFSET_S: Final = 2_208_988_800
 
 _monotonic: Final = time.monotonic
 _time: Final = time.time
+_thread_time: Final = time.thread_time
 
 
 def now() -> float:
     """Return monotonic seconds."""
     return _monotonic()
+
+
+def thread_seconds() -> float:
+    """Return for how long this thread has computed."""
+    return _thread_time()
 
 
 def wallclock() -> datetime:

@@ -38,6 +38,11 @@ _LINK_FIGURES = {
     "bitrate_bps": "what a peer receives, bits a second",
     "estimate_bps": "what the link to a peer is thought to take, bits a second",
 }
+_STALL = {
+    "sfu_worst_stall_seconds": "how late the loop came at worst in the last two minutes",
+    "sfu_worst_stall_computed_seconds": "for how long it had computed when it came that late",
+    "sfu_worst_stall_waited_seconds": "for how long it had waited for a core when it came that late",
+}
 _QUANTILES = (0.5, 0.9, 0.99)
 
 
@@ -47,7 +52,8 @@ class _MediaCollector(Collector):
         # Live objects, as functions so that nobody has to keep a gauge in step.
         self.peers = self.rooms = self.tracks = lambda: 0
         self.tasks: Callable[[], int] = lambda: 0
-        self.worst_stall_s: Callable[[], float] = lambda: 0.0
+        # How late the loop came; of that, how long it computed, and how long it waited for a core.
+        self.worst_stall: Callable[[], tuple[float, float, float]] = lambda: (0.0, 0.0, 0.0)
         self.store_is_there: Callable[[], bool] = lambda: True
         self.bus_is_there: Callable[[], bool] = lambda: True
         self.links: Callable[[], Sequence[LinkQuality]] = lambda: ()
@@ -63,8 +69,8 @@ class _MediaCollector(Collector):
         for reason, count in counters.dropped.items():
             dropped.add_metric([reason], count)
         yield dropped
-        stall = "how late the loop came at worst in the last two minutes"
-        yield GaugeMetricFamily("sfu_worst_stall_seconds", stall, value=self.worst_stall_s())
+        for name, what, value in zip(_STALL, _STALL.values(), self.worst_stall(), strict=True):
+            yield GaugeMetricFamily(name, what, value=value)
         yield GaugeMetricFamily("sfu_store_up", "whether the database answers", value=self.store_is_there())
         yield GaugeMetricFamily("sfu_bus_up", "whether the bus is connected", value=self.bus_is_there())
         for name in ("peers", "rooms", "tracks", "tasks"):

@@ -7,6 +7,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
@@ -230,7 +231,7 @@ class Server:
         metrics.live.rooms = lambda: len(self.plane.rooms)
         metrics.live.tracks = lambda: self.plane.tracks
         metrics.live.tasks = lambda: len(asyncio.all_tasks())
-        metrics.live.worst_stall_s = lambda: self.plane.worst_stall_s
+        metrics.live.worst_stall = lambda: astuple(self.plane.worst_stall)
         metrics.live.links = lambda: self.plane.qualities()
         self.process_id = ids.process_id()
         # Of what was under way when it died it is not known whether it is kept: whoever missed it is told.

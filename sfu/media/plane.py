@@ -7,7 +7,7 @@ packet path.
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSe
 from sfu.media.quality import Quality
 from sfu.media.room import Member, Room, Watcher
 from sfu.media.rtp_session import Publication
+from sfu.media.stalls import Stall, StallWatch
 from sfu.media.subscriptions import Preference
 from sfu.tasks import end
 
@@ -41,9 +42,6 @@ MAX_DATA_BYTES = 64 * 1024
 
 # From here on a stall of the loop is told: it is five frames of sound.
 STALL_TOLD_S = 0.1
-
-# The worst stall is remembered for one to two of these, so that one of yesterday is no news.
-STALL_WINDOW_S = 60.0
 
 DEFAULT_SOURCES = {"audio": "microphone", "video": "camera"}
 
@@ -126,8 +124,7 @@ class MediaPlane:
         self._ticker: asyncio.Task[None] | None = None
         # Set while there is a peer: an idle server sleeps.
         self._busy = asyncio.Event()
-        # The longest that the clock came late, in this window and in the one before.
-        self._stalls = (0.0, 0.0)
+        self._stalls = StallWatch()
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -141,15 +138,16 @@ class MediaPlane:
             await asyncio.wait(self._closing, timeout=5)
         if self._ticker is not None:
             await end(self._ticker)
+        self._stalls.close()
 
     @property
     def peers(self) -> int:
         return len(self._peers)
 
     @property
-    def worst_stall_s(self) -> float:
+    def worst_stall(self) -> Stall:
         """How late the loop came to its clock at worst in the last minute or two, if anybody was there."""
-        return max(self._stalls)
+        return self._stalls.worst
 
     @property
     def tracks(self) -> int:
@@ -424,12 +422,6 @@ class MediaPlane:
             except Exception:
                 log.exception("room_timer_failed", room=room.name)
 
-    def _note_stall(self, late: float) -> None:
-        if late > self._stalls[0]:
-            self._stalls = (late, self._stalls[1])
-        if late > STALL_TOLD_S:
-            log.warning("loop_stalled", late_ms=round(late * 1000))
-
     def _look_after(self, peer_id: str, now: float) -> None:
         """Do what is due for a peer."""
         known = self._peers.get(peer_id)
@@ -454,15 +446,16 @@ class MediaPlane:
             self._drop(peer_id, "internal_error")
 
     async def _tick(self) -> None:
-        listen_at = turn_at = 0.0
+        listen_at = 0.0
         while True:
             await self._busy.wait()
-            slept_at = clock.now()
+            self._stalls.sleeps(clock.now(), TICK_S)
             await asyncio.sleep(TICK_S)
             now = clock.now()
-            if now >= turn_at:
-                turn_at, self._stalls = now + STALL_WINDOW_S, (0.0, self._stalls[0])
-            self._note_stall(now - slept_at - TICK_S)
+            stall = self._stalls.wakes(now)
+            if stall.late_s > STALL_TOLD_S:
+                parts = {name: round(seconds * 1000) for name, seconds in asdict(stall).items()}
+                log.warning("loop_stalled", **{name.replace("_s", "_ms"): ms for name, ms in parts.items()})
             self._settings.ports.udp.take_aside()
             for peer_id in self._agenda.take(now):
                 self._look_after(peer_id, now)
