@@ -155,7 +155,7 @@ def main() -> None:
 
 def disturbances() -> list[str]:
     """Return what bad receivers and joins do to the others."""
-    return [*disturb.table(20, 6.0), "", disturb.told(50, 8.0)]
+    return [*disturb.table(20, 16, 1.5), "", disturb.told(50, 16, 1.5)]
 
 
 if __name__ == "__main__":

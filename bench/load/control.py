@@ -123,13 +123,14 @@ class LoadClient:
         *,
         feeds: int = 1,
         exclude: list[Any] | None = None,
-        gap_s: float = 0.0,
+        every_s: float = 0.0,
         group: int = 0,
         stay: int | None = None,
     ) -> list[list[float]]:
         """Let so many receive `feeds` participants; `exclude[n]` is not received by the nth.
 
-        `stay`: who came first leaves when more than so many are there; None: all stay.
+        `every_s`: one comes so long after the one before, if he was quick enough.
+        `stay`: who came first leaves when more than so many are there, the rest at the end; None: all stay.
 
         Returns for each the ms from the start until its socket, its keys, its first packet.
         """
@@ -137,7 +138,7 @@ class LoadClient:
             "count": count,
             "feeds": feeds,
             "exclude": exclude,
-            "gap_s": gap_s,
+            "every_s": every_s,
             "group": group,
             "stay": stay,
         }
@@ -155,6 +156,10 @@ class LoadClient:
     def misbehave(self, receiver: int, kind: str, *, per_s: int = 2000) -> None:
         """Let a receiver be bad: `stop_reading`, `flood_nack`, `flood_pli` or `flood_rtcp`."""
         self._do("misbehave", receiver=receiver, kind=kind, per_s=per_s)
+
+    def behave(self, receiver: int) -> None:
+        """Let a receiver who was bad be as the others again."""
+        self._do("behave", receiver=receiver)
 
     def set_group(self, receiver: int, group: int) -> None:
         """Count a receiver elsewhere (0 to 3)."""

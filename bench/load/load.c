@@ -257,6 +257,13 @@ void load_stop_reading(int id) {
     pthread_mutex_unlock(&lock);
 }
 
+void load_read_again(int id) {
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = id};
+    pthread_mutex_lock(&lock);
+    if (!receivers[id].active) receivers[id].active = !epoll_ctl(epoll_fd, EPOLL_CTL_ADD, receivers[id].fd, &event);
+    pthread_mutex_unlock(&lock);
+}
+
 void load_reset(void) {
     pthread_mutex_lock(&lock);
     for (int i = 0; i < receiver_count; i++) {

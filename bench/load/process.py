@@ -168,6 +168,8 @@ class Load:
         self.receivers: list[Peer] = []
         self.tasks: set[asyncio.Task[None]] = set()
         self.by_engine_id: dict[int, Peer] = {}
+        # What a receiver floods the server with, by its place among them.
+        self.floods: dict[int, asyncio.Task[None]] = {}
         upward, downward = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for end in (upward, downward):
             end.setblocking(False)
@@ -284,11 +286,11 @@ class Load:
         count: int = 1,
         feeds: int = 1,
         exclude: list[Any] | None = None,
-        gap_s: float = 0.0,
+        every_s: float = 0.0,
         group: int = 0,
         stay: int | None = None,
     ) -> dict[str, Any]:
-        joins = []
+        joins, first_ns = [], engine.load_now()
         there: list[tuple[Session, Peer, asyncio.Task[None]]] = []
         for number in range(count):
             began = engine.load_now()
@@ -311,7 +313,9 @@ class Load:
             there.append((session, peer, self._go(self._report_received(peer))))
             if stay is not None and len(there) > stay:
                 self._go(self._leave(*there.pop(0)))
-            await asyncio.sleep(gap_s)
+            await asyncio.sleep((first_ns - engine.load_now()) / 1e9 + (number + 1) * every_s)
+        if stay is not None:
+            await asyncio.gather(*(self._leave(*one) for one in there))
         return {"joins_ms": joins}
 
     async def _leave(self, session: Session, peer: Peer, reports: asyncio.Task[None]) -> None:
@@ -351,7 +355,14 @@ class Load:
         if kind == "stop_reading":
             engine.load_stop_reading(peer.engine_id)
         else:
-            self._go(self._flood(peer, kind, per_s))
+            self.floods[receiver] = self._go(self._flood(peer, kind, per_s))
+        return {}
+
+    def behave(self, receiver: int) -> dict[str, Any]:
+        """Let a receiver who was bad be as the others again."""
+        if (flood := self.floods.pop(receiver, None)) is not None:
+            flood.cancel()
+        engine.load_read_again(self.receivers[receiver].engine_id)
         return {}
 
     async def _flood(self, peer: Peer, kind: str, per_s: int) -> None:

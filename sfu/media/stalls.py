@@ -15,7 +15,7 @@ from sfu import clock
 # The worst stall is remembered for one to two of these, so that one of yesterday is no news.
 WINDOW_S: Final = 60.0
 
-_SCHEDSTAT: Final = "/proc/thread-self/schedstat"
+_SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def test_own_work_is_told_from_waiting(watch):
     compute(0.06)
     stall = watch.wakes(clock.now())
     assert stall.late_s >= 0.05
-    assert 0.06 <= stall.computed_s <= stall.late_s + 0.01
+    assert 0.06 <= stall.computed_s <= stall.late_s + 0.02
 
     watch.sleeps(clock.now(), 0.01)
     time.sleep(0.06)
