@@ -13,6 +13,7 @@ import asyncio
 import datetime
 import os
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from aiortc import RTCCertificate, RTCSctpTransport
@@ -62,7 +63,7 @@ class Certificate(RTCCertificate):
             self._context = super()._create_ssl_context(srtp_profiles)
         return self._context
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The SHA-256 fingerprint, as `a=fingerprint` wants it."""
         return next(f.value for f in self.getFingerprints() if f.algorithm == "sha-256")

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import structlog
 from aiortc import (
     InvalidStateError,
-    RTCConfiguration,
     RTCDataChannel,
     RTCIceCandidate,
     RTCPeerConnection,
@@ -70,7 +69,9 @@ class PeerConnection(RTCPeerConnection):
     """
 
     def __init__(self, settings: PeerSettings, policy: Policy) -> None:
-        super().__init__(RTCConfiguration(iceServers=[]))
+        # aiortc's own initialisation would make keys and a certificate for each peer, and states that nobody
+        # looks at here: only that of its base runs.
+        super(RTCPeerConnection, self).__init__()
         self._settings = settings
         # What this peer may do; replaced when the call changes its kind.
         self.policy = policy

@@ -31,6 +31,9 @@ log = structlog.get_logger()
 # How fine the timers of RTP run: a NACK waits 20 ms at least.
 TICK_S = 0.02
 
+# After so long of it, packets have their turn.
+STEP_S = 0.0005
+
 # How often silence is looked for.
 LIVENESS_S = 1.0
 
@@ -457,8 +460,13 @@ class MediaPlane:
                 parts = {name: round(seconds * 1000) for name, seconds in asdict(stall).items()}
                 log.warning("loop_stalled", **{name.replace("_s", "_ms"): ms for name, ms in parts.items()})
             self._settings.ports.udp.take_aside()
+            step_at = now
             for peer_id in self._agenda.take(now):
                 self._look_after(peer_id, now)
+                if clock.now() - step_at > STEP_S:
+                    self._settings.ports.flush()
+                    await _let_others()
+                    now = step_at = clock.now()
             if now >= listen_at:
                 listen_at = now + SPEAKERS_S
                 self._tell_speakers(now)

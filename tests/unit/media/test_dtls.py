@@ -5,7 +5,7 @@ import inspect
 import stat
 
 import pytest
-from aiortc import RTCCertificate, RTCDataChannel, RTCDataChannelParameters
+from aiortc import RTCCertificate, RTCDataChannel, RTCDataChannelParameters, RTCPeerConnection
 from aiortc.rtcdtlstransport import SRTP_PROFILES, RTCDtlsTransport
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from sfu.media import rtcp
 from sfu.media.dtls import MAX_WAITING_RECORDS, Certificate, DtlsTransport, sctp_transport, start_sctp
+from sfu.media.peer_connection import PeerConnection
 from sfu.media.srtp import Rows, SrtpContext
 from sfu.settings import SettingsError
 from tests.unit.media.scene import rtp_bytes
@@ -280,3 +281,9 @@ async def test_a_data_channel_runs_over_it(certificates):
     await server.stop()
     await pair.close()
     assert other_tasks() == set()
+
+
+def test_nothing_of_aiortcs_own_connection_is_left():
+    """Its initialisation does not run, so whatever it offers is ours."""
+    offered = {name for name in vars(RTCPeerConnection) if not name.startswith("_")}
+    assert offered <= set(vars(PeerConnection))
