@@ -25,10 +25,10 @@ COMPUTES = {
     "test_simulation",
 }
 # Of tests/integration: what comes after the pages, in the same row, so that both rows end at about one time.
-AFTER_PAGES = {"test_processes", "test_two_recorders"}
+AFTER_PAGES = {"test_processes", "test_recording_faults", "test_two_recorders"}
 
 # In this order: what computes may still be at its end when the first of them begin.
-MEASURES = ("test_recording_faults", "test_load_test", "test_bench", "test_join_speed", "test_links")
+MEASURES = ("test_load_test", "test_bench", "test_join_speed", "test_links")
 
 # Of files whose other tests wait, those that measure: they are run with the others that do.
 APART = {

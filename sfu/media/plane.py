@@ -31,8 +31,9 @@ log = structlog.get_logger()
 # How fine the timers of RTP run: a NACK waits 20 ms at least.
 TICK_S = 0.02
 
-# After so long of it, packets have their turn.
+# After so long of it, packets have their turn; feedback is taken in so many steps of a tick at most.
 STEP_S = 0.0005
+MAX_ASIDE_STEPS = 32
 
 # How often silence is looked for.
 LIVENESS_S = 1.0
@@ -449,7 +450,7 @@ class MediaPlane:
             self._drop(peer_id, "internal_error")
 
     async def _tick(self) -> None:
-        listen_at = 0.0
+        ports, listen_at = self._settings.ports, 0.0
         while True:
             await self._busy.wait()
             self._stalls.sleeps(clock.now(), TICK_S)
@@ -459,15 +460,18 @@ class MediaPlane:
             if stall.late_s > STALL_TOLD_S:
                 parts = {name: round(seconds * 1000) for name, seconds in asdict(stall).items()}
                 log.warning("loop_stalled", **{name.replace("_s", "_ms"): ms for name, ms in parts.items()})
-            self._settings.ports.udp.take_aside()
-            step_at = now
+            for _ in range(MAX_ASIDE_STEPS):
+                if not ports.udp.take_aside():
+                    break
+                await _let_others()
+            now = step_at = clock.now()
             for peer_id in self._agenda.take(now):
                 self._look_after(peer_id, now)
                 if clock.now() - step_at > STEP_S:
-                    self._settings.ports.flush()
+                    ports.flush()
                     await _let_others()
                     now = step_at = clock.now()
             if now >= listen_at:
                 listen_at = now + SPEAKERS_S
                 self._tell_speakers(now)
-            self._settings.ports.flush()
+            ports.flush()

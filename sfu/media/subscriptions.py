@@ -89,6 +89,10 @@ class Preference:
     max_fps: int | None = None
 
 
+def _sleep_on(_at: float) -> None:
+    """Wake nobody."""
+
+
 class Subscriptions:
     """The receiving half of a peer, as its server end sends it."""
 
@@ -167,8 +171,9 @@ class Subscriptions:
             leg.detach()
         self._by_ssrc.clear()
 
-    def release(self) -> None:
-        """Let go of the legs: nobody asks for them any more."""
+    def release(self, outlet: SubscriberOutlet) -> None:
+        """Let go of the legs, and of the peer: nobody asks for them any more, and `outlet` sends nothing."""
+        self._outlet, self._wake = outlet, _sleep_on
         self.legs.clear()
         self._second_repeats.clear()
 

@@ -31,8 +31,8 @@ OUTGOING_ROWS: Final = 256
 # Half a second of 64 Mbit/s; the kernel caps it at net.core.rmem_max and wmem_max.
 SOCKET_BUFFER_BYTES: Final = 4 << 20
 
-# Feedback waits in a socket of its own: so many are taken after the media, so often, and all at each
-# tick. Its buffer is small: what waits longer than a few ticks is of no use.
+# Feedback waits in a socket of its own: so many are taken after the media, so often, and the rest at each
+# tick, so many at a time. Its buffer is small: what waits longer than a few ticks is of no use.
 ASIDE_MOST: Final = 16
 ASIDE_EVERY_S: Final = 0.004
 ASIDE_BUFFER_BYTES: Final = 512 << 10
@@ -211,12 +211,14 @@ class UdpPort:
             is_rest = self._receive_batch(self._aside.fileno(), ASIDE_MOST) == ASIDE_MOST
             self._aside_at = now + (0.0 if is_rest else ASIDE_EVERY_S)
 
-    def take_aside(self) -> None:
-        """Take the feedback that waits; called at each tick, because it wakes nobody itself."""
-        if self._aside is not None:
-            for _ in range(MAX_BATCHES):
-                if self._receive_batch(self._aside.fileno(), BATCH) < BATCH:
-                    break
+    def take_aside(self) -> bool:
+        """Take some of the feedback that waits, and tell whether there is more.
+
+        Called at each tick, because feedback wakes nobody itself.
+        """
+        return self._aside is not None and (
+            self._receive_batch(self._aside.fileno(), ASIDE_MOST) == ASIDE_MOST
+        )
 
     def _receive_batch(self, fileno: int, most: int) -> int:
         messages, receiver = self._in, self._receiver

@@ -483,11 +483,15 @@ async def test_a_closed_peer_leaves_nothing_behind(plane):
         assert plane.events == []  # the second time does nothing
 
 
-# What a peer that has gone would keep most of: packets, keys, a connection of OpenSSL.
-HEAVY = {"PeerConnection", "DtlsTransport", "SrtpContext", "Track", "Layer", "History", "RtpPacket", "Leg"}
+# What there is of a peer: packets, keys, a connection of OpenSSL, and what knows whom.
+OF_A_PEER = {
+    *("PeerConnection", "PeerEndpoint", "IceLite", "UdpPath", "DtlsTransport", "SrtpContext"),
+    *("RtpSession", "Track", "Layer", "History", "RtpPacket", "ArrivalRecorder"),
+    *("Subscriptions", "Leg", "BandwidthEstimator", "Prober", "Section", "Sending"),
+}
 
 
-def heavy() -> Counter:
+def of_a_peer() -> Counter:
     """Return how many there are of each, whether anybody knows them or not."""
     kinds = (type(each) for each in gc.get_objects())
     return Counter(kind.__name__ for kind in kinds if str(kind.__module__).startswith("sfu.media"))
@@ -498,18 +502,18 @@ async def test_the_memory_of_who_has_gone_comes_back_without_the_garbage_collect
     gc.collect()
     gc.disable()
     try:
-        before = heavy()
+        before = of_a_peer()
         async with peers(plane, "ada", "bob", "eve") as (ada, bob, eve):
             await ada.offer(Tone(440), CounterVideo(), audio_slots=2, video_slots=2, channel=True)
             await bob.offer(Tone(660), CounterVideo(), audio_slots=2, video_slots=2)
             await eve.offer(audio_slots=2, video_slots=2)
             await asyncio.gather(*(peer.decoded(video=20, audio=20) for peer in (ada, bob, eve)))
-            assert (heavy() - before).keys() >= HEAVY
+            assert (of_a_peer() - before).keys() >= OF_A_PEER
             for name in ("ada", "bob", "eve"):
                 plane.plane.remove(name, "left")
             await asyncio.wait(plane.plane._closing, timeout=5)
-        left = heavy() - before
-        assert {name: left[name] for name in HEAVY if left[name]} == {}
+        left = of_a_peer() - before
+        assert {name: left[name] for name in OF_A_PEER if left[name]} == {}
     finally:
         gc.enable()
 

@@ -459,8 +459,19 @@ async def test_a_crowd_of_feedback_is_taken_in_small_parts(ports):
     a.udp.send_now(FEEDBACK, b.sockaddr)
     b.udp._readable()
     assert len(b.receiver.got) == ASIDE_MOST + 4
-    b.udp.take_aside()
+    assert not b.udp.take_aside()
     assert len(b.receiver.got) == ASIDE_MOST + 5
+
+
+async def test_a_tick_takes_feedback_in_parts_too(ports):
+    """It is told whether there is more, so that media may have its turn before that."""
+    a, b = ports(), ports()
+    for _ in range(ASIDE_MOST + 3):
+        a.udp.send_now(FEEDBACK, b.sockaddr)
+    assert b.udp.take_aside()
+    assert len(b.receiver.got) == ASIDE_MOST
+    assert not b.udp.take_aside()
+    assert len(b.receiver.got) == ASIDE_MOST + 3
 
 
 async def test_an_old_kernel_brings_feedback_with_the_rest(ports, monkeypatch):
@@ -471,7 +482,7 @@ async def test_an_old_kernel_brings_feedback_with_the_rest(ports, monkeypatch):
     assert b.udp._socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) == 0
     a.udp.send_now(FEEDBACK, b.sockaddr)
     await b.receiver.wait_for(1)
-    b.udp.take_aside()
+    assert not b.udp.take_aside()
     assert b.receiver.got == [FEEDBACK]
 
 
