@@ -6,12 +6,13 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.batch import Batch, Lane, Offsets
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
+from sfu.media.datagrams import STRIDE
 from sfu.media.negotiation import Section, Sending
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
@@ -59,6 +60,40 @@ class Outlet(Protocol):
 
     def lane(self) -> Lane | None:
         """Return the way of this peer's packets in a batch; None where it has none (TCP)."""
+
+
+class Nowhere:
+    """The outlet of a peer that has gone: nothing leaves by it, and it keeps nobody in memory."""
+
+    def __init__(self) -> None:
+        self.counters = MediaCounters()
+
+    def ready(self) -> bool:
+        return False
+
+    def reserve(self) -> tuple[bytearray, int]:
+        return bytearray(STRIDE), 0
+
+    def send_rtp(self, length: int) -> bool:
+        return False
+
+    def send_rtcp(self, data: bytes) -> None:
+        """Send nothing."""
+
+    def next_transport_number(self, size: int, now: float) -> int:
+        return 0
+
+    def lane(self) -> Lane | None:
+        return None
+
+    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
+        return [], []
+
+    def recall_bytes(self, first: int, count: int) -> int:
+        return 0
+
+
+NOWHERE: Final = Nowhere()
 
 
 class Leg:

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sfu.counters import MediaCounters
 from sfu.media import rtcp
-from sfu.media.batch import Lane
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
-from sfu.media.datagrams import STRIDE
-from sfu.media.leg import Leg
+from sfu.media.leg import NOWHERE, Leg
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import (
     AUDIO_LEVEL_URI,
@@ -45,40 +42,6 @@ class Publication:
     source: str
     name: str = ""
     muted: bool = False
-
-
-class _Nowhere:
-    """The outlet of a peer that has gone: nothing leaves by it, and it keeps nobody in memory."""
-
-    def __init__(self) -> None:
-        self.counters = MediaCounters()
-
-    def ready(self) -> bool:
-        return False
-
-    def reserve(self) -> tuple[bytearray, int]:
-        return bytearray(STRIDE), 0
-
-    def send_rtp(self, length: int) -> bool:
-        return False
-
-    def send_rtcp(self, data: bytes) -> None:
-        """Send nothing."""
-
-    def next_transport_number(self, size: int, now: float) -> int:
-        return 0
-
-    def lane(self) -> Lane | None:
-        return None
-
-    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
-        return [], []
-
-    def recall_bytes(self, first: int, count: int) -> int:
-        return 0
-
-
-_NOWHERE: Final = _Nowhere()
 
 
 class RtpSession:
@@ -185,8 +148,8 @@ class RtpSession:
             track.layers.clear()
         self.tracks.clear()
         self._incoming.clear()  # packets may have come until now
-        self._outlet, self.called = _NOWHERE, None
-        self.subscriptions.release(_NOWHERE)
+        self._outlet, self.called = NOWHERE, None
+        self.subscriptions.release(NOWHERE)
 
     # RTP
 
