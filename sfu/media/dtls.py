@@ -61,8 +61,8 @@ class Certificate(RTCCertificate):
         # A context per peer would cost 86 KiB and a quarter of a millisecond.
         if self._context is None:
             self._context = super()._create_ssl_context(srtp_profiles)
-            # Nor does a peer that says nothing over DTLS keep 15 KiB to say it with, and sessions are not
-            # resumed in WebRTC, so none is kept (RFC 8827 section 6.5).
+            # Nor does a peer that says nothing over DTLS keep 15 KiB to say it with, and no session is
+            # kept to be resumed: who comes again shakes hands again.
             self._context.set_mode(SSL.MODE_RELEASE_BUFFERS)
             self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
             self._context.set_options(SSL.OP_NO_TICKET)

@@ -20,7 +20,7 @@ _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """How late the loop came, and for how long in that time its thread did what, in seconds."""
+    """How late the loop came, and what its thread did since the clock had gone to sleep, in seconds."""
 
     late_s: float = 0.0
     # It ran: this program's own work.
