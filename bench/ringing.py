@@ -3,13 +3,14 @@
     python -m bench.ringing [--calls-per-s 200] [--seconds 10] [--sockets 5000] [--redis]
 
 Calls are placed over REST at an even pace, each by another user to another user, whose socket rejects
-it. Latency is from the request to `call.incoming` on the other user's socket. With --redis the sockets
-are on a second server process, and events come through a Redis that is started for it. The store is a
-SQLite file. Idle sockets are opened on the first process while nothing else happens.
+it. Latency is from the request to `call.incoming` on the other user's socket, as the kernel saw it arrive.
+With --redis the sockets are on a second server process, and events come through a Redis that is started
+for it. The store is a SQLite file. Idle sockets are opened on the first process while nothing else happens.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import gc
 import json
@@ -19,6 +20,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -30,7 +32,12 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from sfu import clock
 from sfu.auth import mint
+
+# Of Linux: a struct timespec beside what is read. And what WebSocket calls frames.
+_SO_TIMESTAMPNS = 35
+_TEXT, _CLOSE, _PING, _PONG = 1, 8, 9, 10
 
 SECRET = "only-for-measurements-" + "x" * 32
 
@@ -96,33 +103,83 @@ def rss_kib(pid: int) -> float:
     return pages * resource.getpagesize() / 1024
 
 
-class Callees:
-    """Users whose sockets are open: each call is noted, and rejected."""
+class Callee:
+    """One user's open socket: each call is noted, and rejected.
 
-    def __init__(self) -> None:
-        self.arrived: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+    The kernel tells when a call arrived (socket(7), SO_TIMESTAMPNS): what this end takes to read it is not
+    the server's. Where it tells of several segments at once, it tells the time of the last.
+    """
 
-    async def come(self, http: aiohttp.ClientSession, url: str, user: str) -> None:
-        """Open one socket, and follow it."""
-        ws = await connect(http, url, user)
-        task = asyncio.create_task(self._read(ws))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def __init__(self, arrived: dict[str, float]) -> None:
+        self._arrived = arrived
+        self._socket = socket.socket()
+        self._socket.setblocking(False)
+        self._read = bytearray()
 
-    async def _read(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        async for message in ws:
-            at = time.perf_counter()
-            frame = json.loads(message.data)
-            if frame["type"] == "call.incoming":
-                call_id = frame["data"]["call"]["id"]
-                self.arrived[call_id] = at
+    async def come(self, url: str, user: str) -> None:
+        """Open the socket (RFC 6455 section 4), and follow it."""
+        loop, (host, _, port) = asyncio.get_running_loop(), url.partition(":")
+        await loop.sock_connect(self._socket, (host, int(port)))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        lines = (
+            "GET /ws HTTP/1.1",
+            f"Host: {url}",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Protocol: sfu.v1, bearer.{mint(user, secret=SECRET)}",
+        )
+        await loop.sock_sendall(self._socket, ("\r\n".join(lines) + "\r\n\r\n").encode())
+        while (end := self._read.find(b"\r\n\r\n")) < 0:
+            if not (data := await loop.sock_recv(self._socket, 65536)):
+                raise SystemExit("the server hung up")
+            self._read += data
+        if not self._read.startswith(b"HTTP/1.1 101 "):
+            raise SystemExit(f"no socket was opened: {self._read[:end].decode()}")
+        del self._read[: end + 4]
+        loop.add_reader(self._socket.fileno(), self._readable)
+
+    def close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket.fileno())
+        self._socket.close()
+
+    def _readable(self) -> None:
+        data, told, _, _ = self._socket.recvmsg(1 << 18, 64)
+        if not data:
+            raise SystemExit("the server hung up")
+        seconds, nanoseconds = struct.unpack("qq", told[0][2])
+        self._read += data
+        while (frame := self._frame()) is not None:
+            opcode, text = frame
+            if opcode == _PING:
+                self._send(_PONG, text)
+            elif opcode == _CLOSE:
+                raise SystemExit(f"the server closed: {text[2:].decode()}")
+            elif b'"call.incoming"' in text[:200]:
+                call_id = json.loads(text)["data"]["call"]["id"]
+                self._arrived[call_id] = seconds + nanoseconds * 1e-9
                 reject = {"type": "call.reject", "id": 1, "data": {"call_id": call_id}}
-                await ws.send_str(json.dumps(reject))
+                self._send(_TEXT, json.dumps(reject).encode())
 
-    def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    def _frame(self) -> tuple[int, bytes] | None:
+        """Take a frame that is there whole (RFC 6455 section 5.2); a server's are not masked."""
+        read = self._read
+        if len(read) < 2:
+            return None
+        at, size = 2, read[1]
+        if size > 125:
+            at = 4 if size == 126 else 10
+            size = int.from_bytes(read[2:at], "big")
+        if len(read) < at + size:
+            return None
+        opcode, text = read[0] & 15, bytes(read[at : at + size])
+        del read[: at + size]
+        return opcode, text
+
+    def _send(self, opcode: int, data: bytes) -> None:
+        """Send a short frame at once, under a mask of zeros."""
+        self._socket.send(bytes((0x80 | opcode, 0x80 | len(data))) + bytes(4) + data)
 
 
 async def connect(http: aiohttp.ClientSession, url: str, user: str) -> aiohttp.ClientWebSocketResponse:
@@ -143,7 +200,7 @@ class Line:
 
     async def post(self, request: bytes) -> tuple[float, int, bytes]:
         """Send a request; return when that was, and status and body of the response."""
-        at = time.perf_counter()
+        at = clock.unix_seconds()  # by the clock that the kernel tells arrivals by
         self._writer.write(request)
         head = await self._reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"\r\nContent-Length: (\d+)", head)
@@ -172,39 +229,40 @@ async def ring(rest: str, sockets: str, per_s: float, seconds: float) -> dict[st
     """Place calls at an even pace; return latencies in ms."""
     users = int(per_s)
     asked: dict[str, float] = {}
-    callees = Callees()
+    arrived: dict[str, float] = {}
+    callees = [Callee(arrived) for _ in range(users)]
     # A caller is busy until he was rejected: there are enough of them.
     requests = [initiate(rest, f"caller{number}", f"callee{number}") for number in range(users)]
     host, _, port = rest.partition(":")
     free: list[Line] = []
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
-        for number in range(users):
-            await callees.come(http, sockets, f"callee{number}")
 
-        async def place(number: int) -> None:
-            line = free.pop() if free else Line(*await asyncio.open_connection(host, int(port)))
-            at, status, body = await line.post(requests[number % users])
-            call = json.loads(body)
-            if status != 201 or call["status"] == "ended":
-                raise SystemExit(f"a call was not placed: {call}")
-            asked[call["id"]] = at
-            free.append(line)
+    async def place(number: int) -> None:
+        line = free.pop() if free else Line(*await asyncio.open_connection(host, int(port)))
+        at, status, body = await line.post(requests[number % users])
+        call = json.loads(body)
+        if status != 201 or call["status"] == "ended":
+            raise SystemExit(f"a call was not placed: {call}")
+        asked[call["id"]] = at
+        free.append(line)
 
-        gc.collect()
-        gc.freeze()  # the collector of this end would be measured, too
-        tasks, began = [], time.perf_counter()
-        before, stolen = time.process_time(), stolen_s()
-        for number in range(int(per_s * seconds)):
-            await asyncio.sleep(began + number / per_s - time.perf_counter())
-            tasks.append(asyncio.create_task(place(number)))
-        await asyncio.gather(*tasks)
-        took, busy = time.perf_counter() - began, time.process_time() - before
-        stolen = stolen_s() - stolen
-        await asyncio.sleep(1)
-        callees.stop()
-        for line in free:
-            line.close()
-    late = [(callees.arrived[i] - at) * 1000 for i, at in asked.items() if i in callees.arrived]
+    for number, callee in enumerate(callees):
+        await callee.come(sockets, f"callee{number}")
+    gc.collect()
+    gc.freeze()  # the collector of this end takes time from the server
+    tasks, began = [], time.perf_counter()
+    before, stolen = time.process_time(), stolen_s()
+    for number in range(int(per_s * seconds)):
+        await asyncio.sleep(began + number / per_s - time.perf_counter())
+        tasks.append(asyncio.create_task(place(number)))
+    await asyncio.gather(*tasks)
+    took, busy = time.perf_counter() - began, time.process_time() - before
+    stolen = stolen_s() - stolen
+    await asyncio.sleep(1)
+    for callee in callees:
+        callee.close()
+    for line in free:
+        line.close()
+    late = [(arrived[i] - at) * 1000 for i, at in asked.items() if i in arrived]
     p50, p99 = np.percentile(late, (50, 99))
     return {
         "calls_per_s": round(len(asked) / took, 1),

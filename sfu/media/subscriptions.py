@@ -18,7 +18,7 @@ from sfu.media.number_bank import SENT_KEPT
 from sfu.media.packet import sequence_delta
 from sfu.media.probing import Prober
 from sfu.media.quality import Quality, score
-from sfu.media.transport_cc import parse_feedback
+from sfu.media.transport_cc import ArrivalClock, parse_feedback
 
 # While a probe runs, or the estimate moves, somebody looks this often.
 _PROBE_TICK_S = 0.02
@@ -41,8 +41,12 @@ _DELAY_S, _MAX_DELAY_S = 0.1, 0.5
 # Something that is missing ends the calm for a while: the link may have become narrow.
 _CALM_FEEDBACK_S, _WATCHED_S, _ALARMED_S = 0.3, 20.0, 2.0
 
-# Lips and voice are brought together by the first reports; later ones follow the drift of clocks.
+# The first reports bring lips and voice together; later ones follow the drift of clocks.
 _EARLY_REPORTS, _REPORT_S = 5, 2.5
+
+# A track is paused where its link was found full although nothing but the lowest layers had been sent for so
+# long: an estimate alone may be of the layer before, or of a keyframe.
+_LEAST_TRIED_S = 1.0
 
 # Where nothing fits nothing flows, and nothing is learned of the link: the first layer is tried again after
 # so long, and each time after twice as long.
@@ -55,9 +59,6 @@ _NO_REPEATS_QUEUE_S, _BEGINNING_S = 0.2, 2.0
 # A link that is full of a layer that it cannot carry is left alone for this share of its queue, and so long
 # at most: the keyframe of the next layer would be lost where there is no room, and comes no earlier.
 _DRAIN_SHARE, _MAX_DRAIN_S = 0.8, 0.3
-
-# The receiver's clock of arrival in feedback: 24 bits of 64 ms.
-_ARRIVAL_WRAP_S = 2**24 * 0.064
 
 # Feedback packets in a second that are looked at; libwebrtc sends at most twenty, and a few more
 # where one does not hold all.
@@ -116,8 +117,7 @@ class Subscriptions:
         self.remb_bps: int | None = None
         self._prober = Prober()
         self._next_number: int | None = None
-        self._last_arrival = 0.0
-        self._arrival_wraps = 0.0
+        self._arrival_clock = ArrivalClock()
         self._feedback_budget, self._feedback_at = float(MAX_FEEDBACK_PER_S), 0.0
         self._decided_bps = 0.0
         # Until when no feedback is passed over, because something was missing.
@@ -131,6 +131,10 @@ class Subscriptions:
         self._second_repeats: list[tuple[Leg, list[int]]] = []
         # Until when a full link is left alone.
         self._draining_until = float("-inf")
+        # Since when nothing but the lowest layers is sent; infinite while something better is.
+        self._least_since = float("inf")
+        # Whether what is sent is more than the link takes.
+        self._is_overdrawn = False
         # When a link on which nothing fits is tried again, and after how long.
         self._dark_until, self._dark_s = float("inf"), _DARK_S
         # When sender reports go out next, and how many did.
@@ -181,9 +185,8 @@ class Subscriptions:
 
     def prefer(self, mid: str, preference: Preference | None) -> None:
         """Take what the receiver needs of what stands in a slot now."""
-        if preference is None:
-            self._preferences.pop(mid, None)
-        else:
+        self._preferences.pop(mid, None)
+        if preference is not None:
             self._preferences[mid] = preference
         self.changed()
 
@@ -216,11 +219,14 @@ class Subscriptions:
         self._decided_bps, self.pass_over_until = self.limit_bps, 0.0
         wishes = [self._wish(leg, now) for leg in self.legs.values() if leg.kind == "video" and leg.track]
         if not wishes:
-            self._wanted_bps = 0.0
+            self._wanted_bps, self._least_since = 0.0, float("inf")
             return
-        # A link of which nothing bad was heard gets something of everything.
-        may_pause = self._has_feedback and self.bandwidth.congested_at > float("-inf")
+        # A link that takes the lowest layers, as far as anybody knows, gets something of everything.
+        may_pause = self._has_feedback and self.bandwidth.congested_at > self._least_since + _LEAST_TRIED_S
         choice = allocate(self._decided_bps, wishes, may_pause=may_pause)
+        is_least = all(choice.layers.get(w.mid) in (None, w.layers[0].rid) for w in wishes if w.layers)
+        self._least_since = min(self._least_since, now) if is_least else float("inf")
+        self._is_overdrawn = choice.used_bps > self._decided_bps
         is_full = self._has_feedback and self.bandwidth.queue_s > QUEUE_HIGH_S
         for mid, rid in choice.layers.items():
             leg = self.legs[mid]
@@ -360,20 +366,9 @@ class Subscriptions:
             sent, sizes = [sent[i] for i in known], [sizes[i] for i in known]
             arrived = [arrived[i] for i in known]
         self._has_feedback, self._silent_reports = True, -1
-        self.bandwidth.receive(sent, sizes, self._unwrapped(arrived), now)
+        self.bandwidth.receive(sent, sizes, self._arrival_clock.unwrap(arrived), now)
         self._follow(now)
         self.pass_over_until = 0.0 if self.needs_feedback(now) else now + _CALM_FEEDBACK_S
-
-    def _unwrapped(self, arrived: list[float | None]) -> list[float | None]:
-        """Return times that go on over the end of the receiver's clock."""
-        first = next((at for at in arrived if at is not None), None)
-        if first is None:
-            return arrived
-        if first + self._arrival_wraps < self._last_arrival - _ARRIVAL_WRAP_S / 2:
-            self._arrival_wraps += _ARRIVAL_WRAP_S
-        wraps = self._arrival_wraps
-        self._last_arrival = first + wraps
-        return [at + wraps if at is not None else None for at in arrived] if wraps else arrived
 
     def _follow(self, now: float) -> None:
         """Act on a new estimate: end or begin a probe, choose layers."""
@@ -383,7 +378,8 @@ class Subscriptions:
         if now - bandwidth.congested_at < _CALM_S:
             prober.put_off(now)
         # What was decided when nobody knew of a limit is infinite: anything is notable then.
-        if not math.isclose(bandwidth.estimate_bps, self._decided_bps, rel_tol=_NOTABLE):
+        is_notable = not math.isclose(bandwidth.estimate_bps, self._decided_bps, rel_tol=_NOTABLE)
+        if is_notable or (self._is_overdrawn and bandwidth.congested_at == now):
             self.allocate(now)
         if (
             self._wanted_bps > bandwidth.estimate_bps

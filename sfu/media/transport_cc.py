@@ -23,6 +23,7 @@ _MAX_GAP: Final = 1000
 
 _TICK_S: Final = 0.00025  # of a delta
 _REFERENCE_S: Final = 0.064  # of the reference time
+_CLOCK_WRAP_S: Final = 2**24 * _REFERENCE_S
 
 
 class ArrivalRecorder:
@@ -193,3 +194,23 @@ def _vector(chunk: int) -> tuple[int, ...]:
     if chunk & 0x4000:
         return tuple(chunk >> shift & 3 for shift in range(12, -1, -2))
     return tuple(chunk >> shift & 1 for shift in range(13, -1, -1))
+
+
+class ArrivalClock:
+    """A receiver's clock of arrivals, which begins anew after 24 bits of 64 ms."""
+
+    __slots__ = ("_latest", "_wrapped_s")
+
+    def __init__(self) -> None:
+        self._latest = self._wrapped_s = 0.0
+
+    def unwrap(self, arrived: list[float | None]) -> list[float | None]:
+        """Return the times of one feedback, in seconds that go on where the clock began anew."""
+        first = next((at for at in arrived if at is not None), None)
+        if first is None:
+            return arrived
+        if first + self._wrapped_s < self._latest - _CLOCK_WRAP_S / 2:
+            self._wrapped_s += _CLOCK_WRAP_S
+        wrapped_s = self._wrapped_s
+        self._latest = first + wrapped_s
+        return [at + wrapped_s if at is not None else None for at in arrived] if wrapped_s else arrived

@@ -28,6 +28,35 @@ def test_a_picture_that_was_given_up_is_tried_again():
     assert scene.allotted == ["f"]
 
 
+def test_the_lowest_layer_is_not_taken_away_for_what_a_higher_one_did():
+    """A keyframe of the middle layer fills a link that takes the lowest: the estimate says nothing then."""
+    scene = Scene(CAMERA)
+    scene.rate = 300e3
+    scene.run(8)
+    scene.leg.allot("h", scene.now)
+    scene.subscriptions.bandwidth.estimate_bps = 60e3
+    scene.subscriptions.bandwidth.congested_at = scene.now
+    scene.subscriptions._least_since = float("inf")
+    for _ in range(40):
+        scene.subscriptions.allocate(scene.now)
+        assert scene.allotted == ["q"]
+        scene.run(0.05)
+
+
+def test_one_of_several_is_paused_after_all_have_their_least():
+    """On a link that takes two lowest layers of four somebody is paused, and not before it was tried."""
+    scene = Scene(CAMERA, CAMERA, CAMERA, CAMERA)
+    scene.rate = 10e6
+    scene.run(5)
+    scene.rate = 400e3
+    seen = set()
+    for _ in range(100):
+        scene.run(0.05)
+        seen.add(tuple(scene.allotted))
+    assert ("q", "q", "q", "q") in seen
+    assert {None, "q"} == set(scene.allotted)
+
+
 def test_a_link_that_stays_too_narrow_is_tried_more_and_more_rarely():
     """For most of the time nothing is sent into it."""
     scene = Scene(CAMERA)
