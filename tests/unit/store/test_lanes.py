@@ -170,6 +170,19 @@ async def add(lane, numbers):
         await asyncio.sleep(0)  # each is asked by somebody else
 
 
+@pytest.mark.parametrize("there_already", (512, 4096, None))
+async def test_pages_are_small_where_the_file_is_new(tmp_path, there_already):
+    path = tmp_path / "pages.db"
+    if there_already is not None:
+        with closing(sqlite3.connect(path)) as file:
+            file.executescript(f"pragma page_size={there_already}; create table other (id); vacuum")
+    lane = SqliteLane(make_url(f"sqlite+aiosqlite:///{path}"))
+    await lane.write(lambda connection: things.metadata.create_all(connection))
+    await lane.close()
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("pragma page_size").fetchone() == (there_already or lanes.PAGE_BYTES,)
+
+
 async def test_the_log_is_brought_into_the_file_beside_who_writes(lane, tmp_path, monkeypatch):
     """Then it is written from its beginning again, and grows no more, however slow the disk is."""
     monkeypatch.setattr(lanes, "TIDY_WRITES", 10)
