@@ -19,6 +19,10 @@ from sfu.media.srtp import Rows, SrtpContext
 # every lost packet of a bad link stay far below. More is dropped before it is decrypted.
 MAX_RTCP_PER_S: Final = 400
 
+# Of them requests to send again, for each slot: libwebrtc looks every 20 ms at what is missing. One names up
+# to hundreds of packets, and costs as much as several reports.
+MAX_NACKS_PER_SLOT_S: Final = 50
+
 # What SRTCP adds at most: index and tag (RFC 7714). A packet behind the first one is longer.
 MAX_SRTCP_TRAILER_BYTES: Final = 20
 
@@ -111,10 +115,14 @@ class PeerEndpoint:
         """Decrypt a compound, as long as its sender does not flood us with them."""
         self._rtcp_budget += (now - self._rtcp_at) * MAX_RTCP_PER_S
         self._rtcp_budget, self._rtcp_at = min(self._rtcp_budget, float(MAX_RTCP_PER_S)), now
-        if self._rtcp_budget < 1:
+        at, buffer, cost = index * rows.stride, rows.buffer, 1.0
+        if buffer[at + 1] == rtcp.RTPFB and buffer[at] & 0x1F == rtcp.NACK:
+            slots = max(1, len(self.rtp.subscriptions.legs))
+            cost = max(1.0, MAX_RTCP_PER_S / (MAX_NACKS_PER_SLOT_S * slots))
+        if self._rtcp_budget < cost:
             self.counters.drop("rtcp_flood")
             return
-        self._rtcp_budget -= 1
+        self._rtcp_budget -= cost
         rows.set_length(index, length)
         if incoming.unprotect_rtcp(rows, index):
             self.rtp.receive_rtcp(rows.take(index), now)

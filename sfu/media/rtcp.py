@@ -15,7 +15,7 @@ SDES: Final = 202
 BYE: Final = 203
 RTPFB: Final = 205
 PSFB: Final = 206
-_NACK: Final = 1
+NACK: Final = 1
 _TRANSPORT_CC: Final = 15
 _PLI: Final = 1
 _FIR: Final = 4
@@ -161,7 +161,7 @@ def _reports(body: bytes, at: int, count: int) -> tuple[Report, ...]:
 
 def _parse_transport_feedback(fmt: int, body: bytes) -> Iterator[Rtcp]:
     sender, media = struct.unpack_from("!II", body)
-    if fmt == _NACK:
+    if fmt == NACK:
         lost: list[int] = []
         for at in range(8, len(body) - 3, 4):
             first, mask = struct.unpack_from("!HH", body, at)
@@ -239,7 +239,7 @@ def nack(sender_ssrc: int, media_ssrc: int, lost: Iterable[int]) -> bytes:
         else:
             entries.append([sequence, 0])
     body = struct.pack("!II", sender_ssrc, media_ssrc)
-    return _packet(_NACK, RTPFB, body + b"".join(struct.pack("!HH", *e) for e in entries))
+    return _packet(NACK, RTPFB, body + b"".join(struct.pack("!HH", *e) for e in entries))
 
 
 def picture_loss(sender_ssrc: int, media_ssrc: int) -> bytes:

@@ -13,11 +13,13 @@ from sfu.media.ports import MediaPorts
 from sfu.media.srtp import Rows, SrtpContext
 from sfu.media.transport_cc import ArrivalRecorder
 from sfu.media.udp import UdpPort
-from tests.unit.media.scene import rtp_bytes
+from tests.unit.media.scene import SENDING, rtp_bytes, slot
 
 # Both that are agreed; what they add to a compound differs (20 and 14 bytes).
 GCM, CM = SrtpPolicy.SRTP_PROFILE_AEAD_AES_128_GCM, SrtpPolicy.SRTP_PROFILE_AES128_CM_SHA1_80
 NACK = rtcp.nack(1, 2, [3])
+# One that is counted as a report.
+REPORT = rtcp.receiver_report(1) + NACK
 # Packets are this large, and so much feedback comes on a calm link.
 SIZE, CALM_S = 1000, 0.3
 
@@ -68,12 +70,17 @@ class Scene:
     def hear(self, *packets: bytes, now: float = 100.0) -> None:
         self.receive(self.client.protect_rtcp(b"".join(packets)), now)
 
-    def flood(self, count: int, now: float, data: bytes = NACK) -> int:
+    def flood(self, count: int, now: float, data: bytes = REPORT) -> int:
         """Let so many compounds come at once; return how many were read."""
         before = self.heard
         for _ in range(count):
             self.hear(data, now=now)
         return self.heard - before
+
+    def slots(self, count: int) -> None:
+        """Give the client so many slots."""
+        for mid in map(str, range(count)):
+            self.peer.rtp.subscriptions.begin(slot(mid=mid), SENDING)
 
     def send(self, now: float, *, arrives: bool = True) -> None:
         """Let a packet go out under the next number of the link."""
@@ -104,7 +111,7 @@ async def scene():
 
 async def test_what_comes_before_the_keys_is_dropped(scene):
     """Media and RTCP alike: it cannot be decrypted. Afterwards both are read, with the whole budget."""
-    scene.hear(NACK)
+    scene.hear(REPORT)
     scene.peer.incoming = None
     for number in range(MAX_RTCP_PER_S):
         scene.receive(scene.client.protect_rtcp(NACK), 100.0)
@@ -170,11 +177,26 @@ async def test_a_peer_that_floods_for_long_is_still_listened_to(scene):
     assert heard == pytest.approx(MAX_RTCP_PER_S * 2, rel=0.01)
 
 
+@pytest.mark.parametrize(("slots", "per_s"), ((0, 50), (1, 50), (2, 100), (4, 200), (40, MAX_RTCP_PER_S)))
+async def test_requests_to_send_again_are_heard_for_each_slot(scene, slots, per_s):
+    """One of them may name hundreds of packets: nobody with one slot needs 400 a second."""
+    scene.slots(slots)
+    assert scene.flood(2 * MAX_RTCP_PER_S, 100.0, NACK) == per_s
+    assert scene.dropped == {"rtcp_flood": 2 * MAX_RTCP_PER_S - per_s}
+    assert scene.flood(MAX_RTCP_PER_S, 100.5, NACK) == per_s // 2
+
+
 async def test_an_honest_peer_is_never_dropped(scene):
-    """Twenty feedbacks, twenty reports and a hundred requests a second, for a minute."""
-    for step in range(60 * 140):
-        scene.hear(NACK, now=100.0 + step / 140)
-    assert (scene.heard, scene.dropped) == (60 * 140, {})
+    """With four slots: a hundred requests a second, twenty feedbacks, twenty reports, for a minute."""
+    scene.slots(4)
+    for step in range(60 * 20):
+        now = 100.0 + step / 20
+        scene.hear(rtcp.receiver_report(1), now=now)
+        scene.send(now)
+        scene.hear(scene.feedback(now), now=now)
+        for part in range(5):
+            scene.hear(NACK, now=now + part / 100)
+    assert (scene.heard, scene.dropped) == (60 * 100, {})
 
 
 async def test_media_is_not_counted_as_rtcp(scene):
