@@ -394,8 +394,6 @@ class CallService:
         for event in stored:
             await self._bus.publish(event)
         await self.tell_changed(call)
-        # Their sockets write in tasks of their own: who is rung hears of it before who asked is answered.
-        await asyncio.sleep(0)
 
     def _note(self, call: Call) -> None:
         """Remember a call, unless a later change of it is known."""

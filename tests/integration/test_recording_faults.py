@@ -168,7 +168,7 @@ async def a_disk_fails(path: Path, kind: str, codes: set[str], required: str) ->
             ada, bob = await stage.people("ada", "bob")
             call = await stage.talk(ada, bob)
             recording_id = await ada.recording("active")
-            await see_each_other(ada, bob, pictures=SECOND if kind == "tmpfs" else 3 * SECOND)
+            await see_each_other(ada, bob, pictures=3 * SECOND)
             pictures, at_ms = ada.video.frames, made_until_ms(ada, bob)
             await asyncio.to_thread(small.fill if kind == "tmpfs" else small.make_read_only)
             for person in (ada, bob):
