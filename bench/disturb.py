@@ -35,9 +35,10 @@ SETTLES_S = 0.4
 Figures = dict[str, Any]
 
 
-def _clients(server: Server, where: Place, count: int) -> list[LoadClient]:
+def _clients(server: Server, where: Place, count: int, *, yields: bool = False) -> list[LoadClient]:
+    """Start load clients on the second core; what `yields` is done there when nobody else has to work."""
     pin = ["taskset", "-c", "1"] if (os.cpu_count() or 1) > 1 else []
-    prefix = [*where.prefix, *pin]
+    prefix = [*where.prefix, *pin, *(["chrt", "--idle", "0"] if yields else [])]
     return [LoadClient(server.kind, server.url, ip=where.ip, prefix=prefix, sample=1) for _ in range(count)]
 
 
@@ -136,7 +137,9 @@ def joins(
     """
     with place() as where:
         running = _begin(server, where)
-        sends, takes, newcomers = _clients(running, where, 3)
+        sends, takes = _clients(running, where, 2)
+        # The handshakes of newcomers take the time of who sends, who is late then by himself.
+        (newcomers,) = _clients(running, where, 1, yields=True)
         try:
             sends.publish()
             takes.subscribe(receivers, group=GOOD)

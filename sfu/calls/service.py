@@ -406,8 +406,10 @@ class CallService:
 
     async def changed_elsewhere(self, event: StoredEvent) -> None:
         """Take note of an event of another process: a call may have changed by it."""
-        if "call" in event.data:
-            await self.tell_changed(from_document(event.data["call"]))
+        document = event.data.get("call")
+        # Of one change everybody in the call is told: the first says it all.
+        if document is not None and self._told.get(document["id"], 0) < document["version"]:
+            await self.tell_changed(from_document(document))
 
     async def tell_changed(self, call: Call) -> None:
         """Tell who wants to know of changed calls, unless they know of a later change."""

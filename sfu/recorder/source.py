@@ -107,6 +107,9 @@ class Source:
         self._needs_key = about.kind == "video"
         # The last RTP timestamp, extended beyond 32 bits; None before the first.
         self._timestamp: int | None = None
+        # Whether no packet came since it began, or went on; and the timestamp of a frame that was on its way
+        # then: it cannot be whole, and nothing of it was lost.
+        self._is_new, self._begun_before = True, -1
         self.frames = 0
         self.lost_packets = 0
 
@@ -134,7 +137,7 @@ class Source:
         """Forget what waits: nothing of a pause is written, and pictures begin anew after it."""
         self._reorder = Reorder()
         self._depacketizers.clear()
-        self._needs_key = self.about.kind == "video"
+        self._needs_key, self._is_new = self.about.kind == "video", True
 
     def end(self) -> None:
         """Write what waits, and end the file.
@@ -167,7 +170,12 @@ class Source:
         if made is None:
             made = self._depacketizers[format_.name] = depacketizer(format_.name)
         payload = packet.data[packet.payload : packet.end]
-        for frame in made.push(payload, timestamp, marker=bool(packet.marker), missing=missing > 0):
+        frames = made.push(payload, timestamp, marker=bool(packet.marker), missing=missing > 0)
+        if self._is_new and payload:
+            self._is_new = False
+            if not made.is_unfinished and not any(frame.is_whole for frame in frames):
+                self._begun_before = timestamp
+        for frame in frames:
             self._write(frame, format_, at_us)
 
     def _extended(self, timestamp: int) -> int:
@@ -179,7 +187,7 @@ class Source:
 
     def _write(self, frame: Frame, format_: Format, at_us: int) -> None:
         if not frame.is_whole:
-            self._losses.frames += 1
+            self._losses.frames += frame.timestamp != self._begun_before
             if self.about.kind == "video":
                 self._want_keyframe()
             return

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import structlog
@@ -31,7 +31,7 @@ from sfu.signaling.dialects import PLAIN, ChatNotifications, Dialect, VideoCallN
 from sfu.signaling.hub import Event, Hub
 from sfu.signaling.media_link import MediaLink
 from sfu.signaling.requests import Requests
-from sfu.signaling.session import CloseCode, Session, Socket
+from sfu.signaling.session import CloseCode, Pace, Session, Socket
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Gateway:
         self._settings, self._ice_servers, self._authority = settings, ice_servers, authority
         self._hub, self._calls, self._media, self._metrics = hub, calls, media, metrics
         self._requests = Requests(hub, calls, media, authority)
-        self._open = 0
+        self._pace, self._open = Pace(), 0
         self.is_draining = False
         hub.view = self._view_event
         hub.on_delivered = self._delivered
@@ -160,9 +160,10 @@ class Gateway:
     async def _serve(
         self, request: web.Request, ws: web.WebSocketResponse, identity: Identity, dialect: Dialect
     ) -> None:
-        transport = request.transport
-        abort = transport.abort if transport is not None else (lambda: None)
-        socket = Socket(ws, abort, clock.now(), PING_INTERVAL_S, dialect)
+        transport = cast("asyncio.WriteTransport | None", request.transport)
+        if transport is None:  # the peer went while we looked who it is
+            return
+        socket = Socket(ws, transport, clock.now(), PING_INTERVAL_S, self._pace, dialect)
         writer = asyncio.create_task(socket.write())
         session = None
         self._open += 1

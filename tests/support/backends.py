@@ -141,6 +141,16 @@ class Redis:
             self._process.wait(START_S)
             self._process = None
 
+    @contextmanager
+    def hangs(self) -> Iterator[None]:
+        """Let it do nothing; connections stay, and what is sent arrives when it goes on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
 
 @contextmanager
 def redis() -> Iterator[Redis]:

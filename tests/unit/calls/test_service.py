@@ -19,7 +19,7 @@ from sfu.store.memory import MemoryStore
 # Shorter than an operator may set, so that the real loop can ring out within a test.
 SHORT_S = 0.03
 # A ring of which the half is far from its end, also where a test waits for the processor.
-LATE_S = 1.5
+LATE_S = 6.0
 
 
 class ContestedStore(MemoryStore):

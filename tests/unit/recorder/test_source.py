@@ -208,6 +208,29 @@ def test_a_file_begins_with_a_keyframe(video):
     assert [loss["frames_before_keyframe"] for loss in video.of("loss")] == [KEY_INTERVAL - 3]
 
 
+def test_the_rest_of_a_picture_that_was_on_its_way_when_it_began_is_no_loss(video):
+    """Nor when it goes on after a pause; another picture that is cut short is one."""
+    sender, frames = Sender(96), VP8
+    packets = sender.send(frames[0])
+    assert len(packets) > 1
+    video.receive(packets[1:])
+    assert video.wanted == 1
+    video.send(sender, later(frames, 90))
+    video.source.tick(10.0)
+    assert video.of("loss") == []
+    video.source.pause()
+    video.receive(sender.send(Frame(frames[0].data, 900_000, True))[1:], 11_000)
+    video.send(sender, later(frames, 900_090))
+    video.source.tick(20.0)
+    assert video.of("loss") == []
+    cut = sender.send(Frame(frames[0].data, 1_800_000, True))
+    video.receive(cut[1:], 20_000)
+    video.source.end()
+    assert [(loss["packets"], loss["broken_frames"]) for loss in video.of("loss")] == [(1, 1)]
+    played = [packet for played in video.files().values() for packet in played.packets]
+    assert played == 2 * data_of(frames)
+
+
 def test_a_broken_frame_wants_a_keyframe(video):
     """It is left out, and those behind it are written as they come."""
     sender = Sender(96)
