@@ -280,9 +280,14 @@ class Person:
             raise AssertionError(f"not {state}, but {self.told[-6:]}") from None
 
     async def sees(self, count: int = 10) -> None:
-        """Wait until so many more pictures arrived."""
+        """Wait until so many more pictures arrived, each in time: a busy machine makes them slowly."""
         wanted = len(self.seen) + count
-        await until(lambda: len(self.seen) >= wanted)
+        while len(self.seen) < wanted:
+            await self._sees_another()
+
+    async def _sees_another(self) -> None:
+        before = len(self.seen)
+        await until(lambda: len(self.seen) > before)
 
     @property
     def missed(self) -> int:
