@@ -193,9 +193,6 @@ class Server:
             await self.stop()
             raise SettingsError(f"http.port: {settings.http.port}: {error.strerror}") from error
         self.http_port = self._runner.addresses[0][1]
-        event_loop.settle()
-        # Threads must not keep packets waiting for five milliseconds.
-        sys.setswitchinterval(SWITCH_S)
         self._ready = True
         log.info(
             "ready",
@@ -350,5 +347,8 @@ async def serve(settings: Settings, *, dev: bool) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     await server.start()
+    event_loop.settle()
+    # Threads must not keep packets waiting for five milliseconds.
+    sys.setswitchinterval(SWITCH_S)
     await stopped.wait()
     return await server.stop()

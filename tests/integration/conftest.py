@@ -1,7 +1,6 @@
 """A whole server in this process, and the people who talk to it over real sockets."""
 
 import asyncio
-import gc
 import itertools
 import json
 from contextlib import asynccontextmanager
@@ -165,7 +164,6 @@ async def running(settings):
             yield server
         finally:
             await server.stop()
-            gc.unfreeze()
     left = asyncio.all_tasks() - before - {asyncio.current_task()}
     assert not left, f"still running after stop(): {left}"
     failures = [(entry["event"], entry.get("type")) for entry in logged if entry["log_level"] == "error"]

@@ -38,6 +38,12 @@ class Scripted(Device):
         # The frame at which it is cut, and whether it has seen it by then; -1: never.
         self.cut_at, self.has_seen = -1, False
         self.seen = []
+        self.is_away = asyncio.Event()
+        self.is_away.set()
+
+    def cut(self):
+        super().cut()
+        self.is_away.set()
 
     def take(self, frame):
         self.frames += 1
@@ -90,9 +96,10 @@ class Stage(World):
 
     async def keep_connected(self, device):
         while True:
-            if device.socket is None:
-                await device.connect()
+            await device.is_away.wait()
+            device.is_away.clear()
             await asyncio.sleep(0.05)
+            await device.connect()
 
     async def act(self, device, act, whom):
         open_calls = await self.process.calls.open_calls(device.user_id)
