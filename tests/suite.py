@@ -1,9 +1,9 @@
 """The whole suite, in rows beside each other: python -m tests.suite [--coverage]
 
 Most tests wait, for pages and for time to pass; others compute. What computes gives way to what waits, and
-there is one browser at a time: two would leave no time to the servers that they talk to. What
-measures runs when nothing waits any more, that which needs the machine least first. The log of each row is
-printed when the row has ended. With --coverage all but that last row is watched, which takes twice as long.
+there is one browser at a time: two would leave no time to the servers that they talk to. What loads
+servers runs when nothing waits any more, and what measures when nothing else runs at all. The log of each row
+is printed when the row has ended. With --coverage all but those two are watched, which takes twice as long.
 """
 
 import asyncio
@@ -27,8 +27,10 @@ COMPUTES = {
 # Of tests/integration: what comes after the pages, in the same row, so that both rows end at about one time.
 AFTER_PAGES = {"test_processes", "test_recording_faults", "test_two_recorders"}
 
-# In this order: what computes may still be at its end when the first of them begin.
-MEASURES = ("test_load_test", "test_bench", "test_join_speed", "test_links")
+# What loads servers, in this order: what computes may still be at its end when the first begins.
+LOADS = ("test_load_test", "test_bench")
+# What measures, and needs the machine for itself.
+MEASURES = {"test_join_speed", "test_links"}
 
 # Of files whose other tests wait, those that measure: they are run with the others that do.
 APART = {
@@ -47,14 +49,16 @@ def rows() -> dict[str, list[str]]:
         "servers": [],
         "unit": ["tests/unit"],
         "computes": [],
+        "loads": [],
         "measures": [],
     }
     of = dict.fromkeys(MEASURES, "measures") | dict.fromkeys(COMPUTES, "computes")
+    of |= dict.fromkeys(LOADS, "loads")
     of |= dict.fromkeys(AFTER_PAGES, "pages")
     for folder, waits in (("e2e", "pages"), ("integration", "servers")):
         for path in sorted(ROOT.glob(f"tests/{folder}/test_*.py")):
             found[of.get(path.stem, waits)].append(str(path.relative_to(ROOT)))
-    found["measures"].sort(key=lambda path: MEASURES.index(Path(path).stem))
+    found["loads"].sort(key=lambda path: LOADS.index(Path(path).stem))
     for test, row in APART.items():
         found["measures"].append(test)
         found[row] += ["--deselect", test]
@@ -83,17 +87,16 @@ async def run(name: str, tests: list[str], *, measured: bool, nice: int = 0) -> 
 async def main(*, measured: bool) -> int:
     """Run everything; return the exit code."""
     began, found = time.monotonic(), rows()
-    async with asyncio.TaskGroup() as group:
-        beside = [
-            group.create_task(run(name, found[name], measured=measured, nice=GIVES_WAY))
-            for name in ("unit", "computes")
-        ]
-        waited = await asyncio.gather(
-            *(run(name, found[name], measured=measured) for name in ("pages", "servers"))
-        )
-        last = await run("measures", found["measures"], measured=False)
+
+    async def wait_and_load() -> bool:
+        waits = (run(name, found[name], measured=measured) for name in ("pages", "servers"))
+        return all(await asyncio.gather(*waits)) & await run("loads", found["loads"], measured=False)
+
+    beside = (run(name, found[name], measured=measured, nice=GIVES_WAY) for name in ("unit", "computes"))
+    passed = all(await asyncio.gather(wait_and_load(), *beside))
+    passed &= await run("measures", found["measures"], measured=False)
     print(f"the suite took {time.monotonic() - began:.0f} s", flush=True)
-    return 0 if all((*waited, *(row.result() for row in beside), last)) else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +10,9 @@ import av
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typer.testing import CliRunner
 
+from sfu.__main__ import app
 from sfu.media.packet import build
 from sfu.recorder.evidence import EVENTS, MANIFEST, SIGNATURE, key_id, public_pem, verify
 from sfu.recorder.recording import Recording
@@ -25,18 +25,11 @@ SMALL = ("--size", "160x90", "--fps", "5")
 
 
 def sfu(*arguments: str | Path) -> tuple[int, str, str]:
-    """Run `python -m sfu recordings` to its end; return its code, its output and what it complained of."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SFU_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "sfu", "recordings", *map(str, arguments)],
-        capture_output=True,
-        timeout=60,
-        env={**clean, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"},
-        check=False,
-    )
-    err = done.stderr.decode()
-    assert "Traceback" not in err
-    return done.returncode, done.stdout.decode(), err
+    """Run `sfu recordings` to its end; return its code, its output and what it complained of."""
+    clean = {name: None for name in os.environ if name.startswith("SFU_")}
+    done = CliRunner().invoke(app, ["recordings", *map(str, arguments)], env={**clean, "COLUMNS": "200"})
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exc_info
+    return done.exit_code, done.stdout, done.stderr
 
 
 def is_refusal(result: tuple[int, str, str], *words: str) -> None:
