@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.load.control import LoadClient, LoadError, engine
+from bench.load.control import GAP_US, LoadClient, LoadError, engine
 from bench.servers import ROOT, TREE, Missing, Place, Server, place, start
 
 Result = dict[str, Any]
@@ -31,8 +31,16 @@ Result = dict[str, Any]
 _OVERHEAD_S = 6.0
 
 
-def run(server: Server, where: Place, scenario: str, seconds: float, *, feedback: bool = True) -> Result:
-    """Measure one scenario on a server that runs."""
+def run(
+    server: Server,
+    where: Place,
+    scenario: str,
+    seconds: float,
+    *,
+    feedback: bool = True,
+    gap_us: int = GAP_US,
+) -> Result:
+    """Measure one scenario on a server that runs; `gap_us`: between the packets of a frame."""
     kind, count = scenario.rstrip("0123456789"), int(scenario.lstrip("abcdefghijklmnopqrstuvwxyz"))
     publishers = count if kind == "conf" else 1
     feeds = publishers - 1 if kind == "conf" else 1
@@ -43,7 +51,7 @@ def run(server: Server, where: Place, scenario: str, seconds: float, *, feedback
         LoadClient(server.kind, server.url, **named) as sends,
         LoadClient(server.kind, server.url, **named) as takes,
     ):
-        ids = sends.publish(publishers)
+        ids = sends.publish(publishers, gap_us=gap_us)
         time.sleep(0.5)
         before = server.usage()
         joins = takes.subscribe(count, feeds=feeds, exclude=ids if kind == "conf" else None)
@@ -114,6 +122,7 @@ def measure(
     say: Callable[[str], None],
     *,
     feedback: bool = True,
+    gap_us: int = GAP_US,
 ) -> dict[str, dict[str, list[Result]]]:
     """Return scenario → server → its runs; what cannot be measured is told and left out."""
     found: dict[str, dict[str, list[Result]]] = {}
@@ -132,7 +141,7 @@ def measure(
                     kind = name.partition("@")[0].partition(":")[0]
                     server = start(kind, where, tree=checked_out.get(name, TREE))
                     try:
-                        result = run(server, where, scenario, seconds, feedback=feedback)
+                        result = run(server, where, scenario, seconds, feedback=feedback, gap_us=gap_us)
                     finally:
                         server.stop()
             except Missing as error:
@@ -190,6 +199,9 @@ def main() -> None:
     parser.add_argument(
         "--no-feedback", action="store_true", help="receivers send no transport-wide feedback"
     )
+    parser.add_argument(
+        "--gap-us", type=int, default=GAP_US, help="between the packets of a frame; a browser's are 20 to 300"
+    )
     parser.add_argument("--json", type=Path, help="write all runs there")
     options = parser.parse_args()
     found = measure(
@@ -199,6 +211,7 @@ def main() -> None:
         options.seconds,
         say,
         feedback=not options.no_feedback,
+        gap_us=options.gap_us,
     )
     print("\n".join(table(found)))
     if options.json:

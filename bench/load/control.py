@@ -21,6 +21,9 @@ from typing import Any, Self
 
 HERE = Path(__file__).parent
 
+# Between the packets of a frame, µs: as a publisher paces them whose line is just wide enough.
+GAP_US = 3500
+
 
 class LoadError(RuntimeError):
     """The load process could not do what it was asked."""
@@ -112,7 +115,7 @@ class LoadClient:
             raise LoadError(f"{command}: {answer['error']}")
         return answer
 
-    def publish(self, count: int = 1, *, mbit: float = 1.0, gap_us: int = 3500) -> list[Any]:
+    def publish(self, count: int = 1, *, mbit: float = 1.0, gap_us: int = GAP_US) -> list[Any]:
         """Let so many publish a voice and a picture of so many Mbit/s; return their ids."""
         ids: list[Any] = self._do("publish", count=count, mbit=mbit, gap_us=gap_us, **self._join)["ids"]
         return ids

@@ -16,12 +16,12 @@ static void put(uint8_t *at, int bytes, uint32_t value) {
     while (bytes--) at[bytes] = value, value >>= 8;
 }
 
-/* Write a packet into every row. Its second byte, its sequence number and its timestamp are what is said here, and
- * so is the time in 24 bits of `send_time_at`; its SSRC and the transport-wide number at `number_at` are each
- * receiver's. Nothing stands at 0. `entry` is remembered of the number. */
-void spread(struct audience *audience, const char *packet, int length, unsigned second, unsigned sequence,
+/* Write the packet `at` of a burst into its row of each receiver. Its second byte, its sequence number and its
+ * timestamp are what is said here, and so is the time in 24 bits of `send_time_at`; its SSRC and the transport-wide
+ * number at `number_at` are each receiver's. Nothing stands at 0. `entry` is remembered of the number. */
+void spread(struct audience *audience, int at, const char *packet, int length, unsigned second, unsigned sequence,
             uint32_t timestamp, int send_time_at, unsigned send_time, int number_at, int64_t entry) {
-    struct iovec *rows = (void *)audience->rows;
+    struct iovec *rows = (struct iovec *)audience->rows + at;
     uint64_t *numbers = (void *)audience->numbers;
     uint16_t *counters = (void *)numbers[0];
     int64_t *sent = (void *)numbers[1];
@@ -33,8 +33,9 @@ void spread(struct audience *audience, const char *packet, int length, unsigned 
     if (send_time_at) put(first + send_time_at, 3, send_time);
     for (uint32_t i = 0; i < audience->count; i++) {
         const struct receiver *receiver = &audience->receivers[i];
-        uint8_t *row = rows[i].iov_base;
-        rows[i].iov_len = length;
+        uint8_t *row = rows->iov_base;
+        rows->iov_len = length;
+        rows += audience->step;
         if (i) memcpy(row, first, length);
         memcpy(row + 8, &receiver->ssrc, 4);
         if (!number_at) continue;
@@ -44,19 +45,21 @@ void spread(struct audience *audience, const char *packet, int length, unsigned 
     }
 }
 
-/* Encrypt each row; return how many libsrtp refused: those have no length afterwards. */
-int protect(struct audience *audience) {
+/* Encrypt the rows of so many packets, receiver by receiver; return how many libsrtp refused: those have no length
+ * afterwards. */
+int protect(struct audience *audience, int packets) {
     struct iovec *rows = (void *)audience->rows;
     int (*srtp_protect)(void *, void *, int *) = (void *)audience->protect;
     int refused = 0;
-    for (uint32_t i = 0; i < audience->count; i++) {
-        int length = rows[i].iov_len;
-        if (srtp_protect((void *)audience->receivers[i].session, rows[i].iov_base, &length)) {
-            length = 0;
-            refused++;
+    for (uint32_t i = 0; i < audience->count; i++, rows += audience->step)
+        for (int at = 0; at < packets; at++) {
+            int length = rows[at].iov_len;
+            if (srtp_protect((void *)audience->receivers[i].session, rows[at].iov_base, &length)) {
+                length = 0;
+                refused++;
+            }
+            rows[at].iov_len = length;
         }
-        rows[i].iov_len = length;
-    }
     return refused;
 }
 

@@ -1,4 +1,4 @@
-"""Rows of memory for those who get one packet: what is each one's own is written, then each is encrypted.
+"""Rows of memory for those who get the same packets: each one's own is written, then each is encrypted.
 
 Two ways do the same: `_rows.c` where it was compiled, for any number in one call; else Python, row by row for
 a few, which touches less of memory, and by columns for many.
@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from sfu.media.datagrams import Burst
 from sfu.media.kernel import native
 from sfu.media.number_bank import SENT_KEPT, NumberBank, sent_entry
 from sfu.media.profile import Body
@@ -46,42 +47,63 @@ class Member(NamedTuple):
 
 
 class Audience:
-    """Some members, and the rows for them: a packet is spread over the rows, then they are encrypted."""
+    """Some members, and the rows for them: packets are spread over the rows, then they are encrypted."""
 
-    def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
-        """Write a packet into every row.
+    def spread(self, at: int, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
+        """Write a packet into each member's row of the burst's packet `at`.
 
         `second`: its marker and payload type, as the second byte. Its transport-wide number is remembered as
         that of so many bytes sent at `now`, s.
         """
         raise NotImplementedError
 
-    def protect(self) -> int:
-        """Encrypt every row; return how many libsrtp refused: those have no length afterwards."""
+    def protect(self, packets: int) -> int:
+        """Encrypt the rows of the first so many packets of the burst.
+
+        Returns how many libsrtp refused: those have no length afterwards.
+        """
         raise NotImplementedError
 
 
-def gather(members: Sequence[Member], rows: Rows, bank: NumberBank) -> Audience:
+def gather(members: Sequence[Member], burst: Burst, bank: NumberBank) -> Audience:
     """Return the audience of these members, in this order.
 
     Raises:
         ValueError: there are more members than rows.
 
     """
-    if len(members) > rows.count:
+    if len(members) > burst.count:
         raise ValueError("more receivers than rows")
-    return PlainAudience(members, rows, bank) if native is None else NativeAudience(members, rows, bank)
+    return PlainAudience(members, burst, bank) if native is None else NativeAudience(members, burst, bank)
 
 
 class PlainAudience(Audience):
     """Python takes every step."""
 
+    def __init__(self, members: Sequence[Member], burst: Burst, bank: NumberBank) -> None:
+        self._members, self._burst, self._bank = members, burst, bank
+        # What writes the first packet of a burst, the second, …: most bursts are short.
+        self._writers = [_Writer(members, burst.rows(0), bank)]
+
+    def spread(self, at: int, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
+        """Write a packet; see `Audience`."""
+        while len(self._writers) <= at:
+            rows = self._burst.rows(len(self._writers))
+            self._writers.append(_Writer(self._members, rows, self._bank))
+        self._writers[at].spread(body, second, sequence, timestamp, now)
+
+    def protect(self, packets: int) -> int:
+        """Encrypt; see `Audience`."""
+        return sum([writer.ciphers.protect_all() for writer in self._writers[:packets]])
+
+
+class _Writer:
+    """Writes one packet of a burst into the rows of its members."""
+
     def __init__(self, members: Sequence[Member], rows: Rows, bank: NumberBank) -> None:
-        # libsrtp's sessions live as long as this.
-        self._members = members
         self._rows, self._bank = rows, bank
         count = len(members)
-        self._ciphers = Ciphers([member.context for member in members], rows)
+        self.ciphers = Ciphers([member.context for member in members], rows)
         self._lengths = rows.lengths[:count]
         self._is_few = count <= FEW_LEGS
         if self._is_few:
@@ -101,7 +123,7 @@ class PlainAudience(Audience):
         self._number_columns: dict[int, NDArray[Any]] = {}
 
     def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
-        """Write a packet into every row; see `Audience`."""
+        """Write a packet into every row."""
         common, send_time_at = bytearray(body.data), body.abs_send_time_at
         if send_time_at:
             common[send_time_at : send_time_at + 3] = send_time(now).to_bytes(3, "big")
@@ -111,10 +133,6 @@ class PlainAudience(Audience):
             self._write_few(common, body.transport_cc_at, now)
         else:
             self._write_many(common, body.transport_cc_at, now)
-
-    def protect(self) -> int:
-        """Encrypt every row; see `Audience`."""
-        return self._ciphers.protect_all()
 
     def _write_few(self, common: bytearray, number_at: int, now: float) -> None:
         """Write a packet into the rows, one after the other: few steps for each, and none twice."""
@@ -152,11 +170,12 @@ class PlainAudience(Audience):
 class NativeAudience(Audience):
     """Every step for all members is one call."""
 
-    def __init__(self, members: Sequence[Member], rows: Rows, bank: NumberBank) -> None:
+    def __init__(self, members: Sequence[Member], burst: Burst, bank: NumberBank) -> None:
         # It is full of addresses: what they are of lives as long as this.
-        self._kept = (members, rows, bank)
+        self._kept, self._burst = (members, bank), burst
         audience = native.ffi.new("struct audience *", {"receivers": len(members)})
-        audience.rows, audience.numbers = rows.iovecs.ctypes.data, bank.addresses.ctypes.data
+        audience.rows, audience.numbers = burst.iovecs.ctypes.data, bank.addresses.ctypes.data
+        audience.step = burst.iovecs.shape[1]
         audience.protect, audience.kept, audience.count = protect_address(), SENT_KEPT, len(members)
         for receiver, member in zip(audience.receivers, members, strict=False):
             receiver.session, receiver.place = member.context.address, member.place
@@ -165,11 +184,13 @@ class NativeAudience(Audience):
         self._spread: Any = native.lib.spread
         self._protect: Any = native.lib.protect
 
-    def spread(self, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
-        """Write a packet into every row; see `Audience`."""
+    def spread(self, at: int, body: Body, second: int, sequence: int, timestamp: int, now: float) -> None:
+        """Write a packet; see `Audience`."""
         length = len(body.data)
+        self._burst.rows(at)  # they are there
         self._spread(
             self._audience,
+            at,
             body.data,
             length,
             second,
@@ -181,7 +202,7 @@ class NativeAudience(Audience):
             sent_entry(length, now),
         )
 
-    def protect(self) -> int:
-        """Encrypt every row; see `Audience`."""
-        refused: int = self._protect(self._audience)
+    def protect(self, packets: int) -> int:
+        """Encrypt; see `Audience`."""
+        refused: int = self._protect(self._audience, packets)
         return refused

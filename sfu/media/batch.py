@@ -3,7 +3,8 @@
 What is common is written into each row, with the SSRC and the transport-wide number of its receiver
 (`sfu/media/audience.py`); where legs differ in sequence number, media time, frame and
 picture numbers, those are written by columns. libsrtp then encrypts each row in place, and the rows go
-out in one `sendmmsg`.
+out in one `sendmmsg`. Packets that were read together, as those of one frame mostly are, wait for each other
+and go out together: what libsrtp and the kernel look up for a receiver they look up once.
 
 Only packets in their order come here. Late ones, and whatever a leg must decide for itself
 (where to begin, what to repeat), go through the leg; so legs need their state only now and
@@ -14,11 +15,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sfu.counters import MediaCounters
 from sfu.media.audience import Member, gather
-from sfu.media.datagrams import AUDIENCE_ROWS
+from sfu.media.datagrams import AUDIENCE_ROWS, Burst, Held
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
@@ -35,10 +35,16 @@ MAX_LEGS = AUDIENCE_ROWS
 class RowOutlet(Protocol):
     """Where rows go out: the UDP port."""
 
-    audience: Rows
+    burst: Burst
 
-    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
-        """Send the first rows of `audience` to the addresses in `names`; False: the socket was full."""
+    def hold(self, held: Held, length: int) -> int:
+        """Return which packet of `burst` one of so many bytes becomes; it is sent before anything else is.
+
+        Whoever held others, or what this one does not fit to, is released before.
+        """
+
+    def send_rows(self, names: bytes, count: int, packets: int, refused: int = 0) -> bool:
+        """Send so many packets of `burst` to the addresses in `names`; False: the socket was full."""
 
 
 class Lane(NamedTuple):
@@ -92,12 +98,12 @@ class Batch:
         first = lanes[0]
         self._out, self._counters = first.out, first.counters
         self._names = b"".join([lane.sockaddr for lane in lanes])
-        rows = self._rows = first.out.audience
+        self._burst = first.out.burst
         offsets = [leg.offsets() for leg in legs]
         members = [
             Member(lane.context, own.ssrc, lane.place) for lane, own in zip(lanes, offsets, strict=True)
         ]
-        self._audience = gather(members, rows, first.bank)
+        self._audience = gather(members, self._burst, first.bank)
         columns = np.array(offsets, np.int64)
         # What the others' offsets are measured from; it is the first leg's.
         self._sequence, self._timestamp = int(columns[0, 1]), int(columns[0, 2])
@@ -110,8 +116,8 @@ class Batch:
         self._frames = columns[:, 5].astype(np.uint16)
         self._move_pictures = bool(self._pictures.any() or self._tl0s.any())
         self._move_frames = bool(self._frames.any())
-        # Two bytes of each row at a place, by place.
-        self._twos: dict[int, NDArray[np.uint16]] = {}
+        # Bytes of the packets that were written and are to be sent.
+        self._held_bytes = 0
         # The frame of which packets were dropped because the socket was full, by its timestamp.
         self._spoilt: int | None = None
         # What it sent to each leg so far.
@@ -146,56 +152,57 @@ class Batch:
         length = len(body.data)
         sequence = (packet.sequence + self._sequence) & 0xFFFF
         timestamp = (packet.timestamp + self._timestamp) & 0xFFFFFFFF
-        self._audience.spread(body, packet.marker << 7 | payload_type, sequence, timestamp, now)
+        at = self._out.hold(self, length)
+        self._audience.spread(at, body, packet.marker << 7 | payload_type, sequence, timestamp, now)
         if self._is_mixed or self._move_frames or self._move_pictures:
-            self._move(packet, body, sequence, timestamp)
-        refused = self._audience.protect()
-        sent = self._out.send_rows(self._names, count, refused)
-        if not sent and profile.is_video:
-            self._spoilt = packet.timestamp
-        if refused:  # cannot be for a fresh number; an empty row goes nowhere
-            self._counters.drop("srtp_refused", refused)
+            self._move(self._burst.rows(at), packet, body, sequence, timestamp)
+        self._held_bytes += length
         self.packets += 1
         self.octets += length - body.payload_at
-        self._counters.packets_forwarded += count - refused
-        self._counters.bytes_forwarded += length * (count - refused)
         self._last, self._newest = (packet, now), packet.sequence
         if packet.payload_type in profile.vp8 and packet.end > packet.payload:
             self._pictured = packet
         if body.frame_number_at:
             self._numbered = body
 
-    def _move(self, packet: RtpPacket, body: Body, sequence: int, timestamp: int) -> None:
+    def release(self, packets: int) -> None:
+        """Encrypt the packets that were written, and send them."""
+        count, length, self._held_bytes = self._count, self._held_bytes, 0
+        refused = self._audience.protect(packets)
+        sent = self._out.send_rows(self._names, count, packets, refused)
+        if not sent and self._profile.is_video and self._last is not None:
+            self._spoilt = self._last[0].timestamp
+        if refused:  # cannot be for a fresh number; an empty row goes nowhere
+            self._counters.drop("srtp_refused", refused)
+        forwarded = count * packets - refused
+        self._counters.packets_forwarded += forwarded
+        self._counters.bytes_forwarded += length * forwarded // packets
+
+    def _move(self, rows: Rows, packet: RtpPacket, body: Body, sequence: int, timestamp: int) -> None:
         """Write what legs have of their own beside SSRC and transport-wide number."""
         if self._is_mixed:
             count = self._count
-            self._rows.column(count, 2, ">u2")[:] = self._sequences + np.uint16(sequence)
-            self._rows.column(count, 4, ">u4")[:] = self._timestamps + np.uint32(timestamp)
+            rows.column(count, 2, ">u2")[:] = self._sequences + np.uint16(sequence)
+            rows.column(count, 4, ">u4")[:] = self._timestamps + np.uint32(timestamp)
         if self._move_frames and body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
-            self._put_two(body.frame_number_at, self._frames + np.uint16(number))
+            rows.column(self._count, body.frame_number_at, ">u2")[:] = self._frames + np.uint16(number)
         if self._move_pictures and packet.payload_type in self._profile.vp8:
-            self._write_pictures(packet, body.payload_at)
+            self._write_pictures(rows, packet, body.payload_at)
 
-    def _write_pictures(self, packet: RtpPacket, payload_at: int) -> None:
+    def _write_pictures(self, rows: Rows, packet: RtpPacket, payload_at: int) -> None:
         descriptor = describe(packet.data[packet.payload : packet.payload + 6])
         if descriptor.picture_at:
             at = payload_at + descriptor.picture_at
             pictures = (self._pictures + np.uint16(descriptor.picture_id)) & np.uint16(0x7FFF)
             if descriptor.picture_bits == 15:
-                self._put_two(at, pictures | np.uint16(0x8000))
+                rows.column(self._count, at, ">u2")[:] = pictures | np.uint16(0x8000)
             else:
-                self._rows.matrix[: self._count, at] = pictures & np.uint16(0x7F)
+                rows.matrix[: self._count, at] = pictures & np.uint16(0x7F)
         if descriptor.tl0_at:
-            self._rows.matrix[: self._count, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(
+            rows.matrix[: self._count, payload_at + descriptor.tl0_at] = self._tl0s + np.uint8(
                 descriptor.tl0_index
             )
-
-    def _put_two(self, at: int, values: NDArray[np.uint16]) -> None:
-        column = self._twos.get(at)
-        if column is None:
-            column = self._twos[at] = self._rows.column(self._count, at, ">u2")
-        column[:] = values
 
     def progress(self) -> Progress | None:
         """Return how far it has come; None if nothing was sent yet."""

@@ -1,6 +1,7 @@
 """Rows of memory with an address each, as `recvmmsg` and `sendmmsg` of Linux want them."""
 
-from typing import Final
+import struct
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,13 @@ from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
 STRIDE: Final = MAX_PACKET_BYTES + MAX_ADDED_BYTES + SRTP_TRAILER_BYTES + 4
 
 # Receivers that one batch of rows goes to; a larger audience is several batches.
-AUDIENCE_ROWS: Final = 256
+AUDIENCE_ROWS: Final = 512
+
+# Packets in a row that go to an audience at once: a frame of 2 Mbit/s has six or seven.
+BURST: Final = 8
 
 # struct mmsghdr and struct iovec of Linux on 64 bits.
 _HEADER_BYTES: Final = 64
-_IOVEC_BYTES: Final = 16
 # Places in the first of them, in words of 8 bytes; the length in words of 4.
 _NAME: Final = 0
 _NAMELEN: Final = 1
@@ -34,11 +37,41 @@ ENVELOPE_BYTES: Final = 64
 CONTROL_BYTES: Final = 32
 
 
+# Beside a message of several packets: the length of each but the last, which may be shorter (struct cmsghdr;
+# udp(7), linux/udp.h). The kernel cuts the message there, late: what it does for a datagram it does once.
+SOL_UDP: Final = 17
+UDP_SEGMENT: Final = 103
+_SEGMENT: Final = struct.Struct("=QiiH6x")
+_SEGMENT_AT: Final = 16
+
+
+class Burst:
+    """Rows for several packets to the same audience: those of one receiver are neighbours for the kernel."""
+
+    def __init__(self, count: int, stride: int) -> None:
+        self.count, self.stride = count, stride
+        self.iovecs: NDArray[np.uint64] = np.zeros((count, BURST, 2), np.uint64)
+        self._packets: list[Rows] = []
+
+    def rows(self, packet: int) -> Rows:
+        """Return the rows of the first packet (0), of the second, …: one a receiver."""
+        while len(self._packets) <= packet:
+            self._packets.append(Rows(self.count, self.stride, self.iovecs[:, len(self._packets)]))
+        return self._packets[packet]
+
+
+class Held(Protocol):
+    """What has written packets into the rows of a burst."""
+
+    def release(self, packets: int) -> None:
+        """Send the packets that were written."""
+
+
 class Messages:
     """Headers of a batch of datagrams, prepared once: each row has its name and its iovec."""
 
-    def __init__(self, rows: Rows, name_bytes: int, *, receives: bool = False) -> None:
-        """Prepare a header for each row.
+    def __init__(self, rows: Rows | Burst, name_bytes: int, *, receives: bool = False) -> None:
+        """Prepare a header for each row, or for the rows of each receiver.
 
         `receives`: the kernel fills whole rows, whatever their lengths, and `envelopes`. Otherwise each row
         is sent as it is, to the address in `names`.
@@ -63,11 +96,33 @@ class Messages:
             self._table[:, _NAME] = _address(self.names) + index * name_bytes
         # The kernel reads them: they live as long as this.
         self._iovecs = iovecs
-        self._table[:, _IOV] = iovecs.ctypes.data + index * _IOVEC_BYTES
+        self._table[:, _IOV] = iovecs.ctypes.data + index * iovecs.strides[0]
+        # How many packets each message carries, and what tells the kernel of it.
+        self._packets = 1
+        self._cuts = bytearray(0)
+        self._lengths: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._segments: NDArray[np.uint16] = np.zeros(0, np.uint16)
+        if isinstance(rows, Burst):
+            self._lengths = rows.rows(0).lengths
+            told = _SEGMENT.pack(_SEGMENT.size - 6, SOL_UDP, UDP_SEGMENT, 0)
+            self._cuts = bytearray(told * count)
+            self._segments = np.ndarray(
+                (count,), np.uint16, self._cuts, offset=_SEGMENT_AT, strides=(_SEGMENT.size,)
+            )
+            self._table[:, _CONTROL] = _address(self._cuts) + index * _SEGMENT.size
         # The address of the first header.
         self.headers: int = self._table.ctypes.data
         # Plain numbers: to read one costs a tenth of what reading it from an array does.
         self._words = memoryview(self._table.view(np.uint32).reshape(-1).data)
+
+    def carry(self, packets: int, count: int) -> None:
+        """Let each of the first messages carry so many packets: all but the last are as long as the first."""
+        if packets != self._packets:
+            self._packets = packets
+            self._table[:, _IOVLEN] = packets
+            self._table[:, _CONTROLLEN] = _SEGMENT.size if packets > 1 else 0
+        if packets > 1:
+            self._segments[:count] = self._lengths[:count]
 
     def received(self, index: int) -> int:
         """Return the length of a datagram that came, or of the row if it was not shorter."""

@@ -31,13 +31,14 @@ class Rows:
     what `sendmmsg` sends.
     """
 
-    def __init__(self, count: int, stride: int) -> None:
+    def __init__(self, count: int, stride: int, iovecs: NDArray[np.uint64] | None = None) -> None:
+        """Make rows; `iovecs`: (count, 2), where their addresses and lengths are to stand."""
         self.count, self.stride = count, stride
         self.buffer = bytearray(count * stride)
         self.view = memoryview(self.buffer)
         self._whole = ffi.from_buffer("char[]", self.buffer)
         # (address, length) of each row, as the kernel wants them (struct iovec of 64 bits).
-        self.iovecs: NDArray[np.uint64] = np.zeros((count, 2), np.uint64)
+        self.iovecs: NDArray[np.uint64] = np.zeros((count, 2), np.uint64) if iovecs is None else iovecs
         self.iovecs[:, 0] = int(ffi.cast("uintptr_t", self._whole)) + np.arange(count) * stride
         # The lower half of the lengths: libsrtp knows them as int.
         self.lengths: NDArray[np.int32] = self.iovecs.view(np.int32)[:, 2 if sys.byteorder == "little" else 3]

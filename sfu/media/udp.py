@@ -16,7 +16,17 @@ from typing import Any, Final, Protocol
 from sfu.clock import unix_seconds
 from sfu.counters import MediaCounters
 from sfu.media import kernel
-from sfu.media.datagrams import AUDIENCE_ROWS, ENVELOPE_BYTES, STRIDE, Messages
+from sfu.media.datagrams import (
+    AUDIENCE_ROWS,
+    BURST,
+    ENVELOPE_BYTES,
+    SOL_UDP,
+    STRIDE,
+    UDP_SEGMENT,
+    Burst,
+    Held,
+    Messages,
+)
 from sfu.media.srtp import Rows
 
 # One system call brings so many datagrams: at 100,000 a second, 0.6 ms worth.
@@ -118,6 +128,17 @@ def _stamp(each: socket.socket) -> bool:
     return True
 
 
+def _can_cut(each: socket.socket) -> bool:
+    """Tell whether the kernel cuts a message into packets (Linux 4.18); an older one sends it whole."""
+    if sys.platform != "linux":
+        return False
+    try:
+        each.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+    except OSError:
+        return False
+    return True
+
+
 class UdpPort:
     """A bound, non-blocking socket, read by the running loop."""
 
@@ -151,9 +172,13 @@ class UdpPort:
         name_bytes = 28 if family == socket.AF_INET6 else 16
         self.incoming = Rows(BATCH, STRIDE)
         self.outgoing = Rows(OUTGOING_ROWS, STRIDE)
-        # One packet to each of an audience. All audiences use the same rows, one after the other: memory
+        # Packets to each of an audience. All audiences use the same rows, one after the other: memory
         # that was used a moment ago is in the caches.
-        self.audience = Rows(AUDIENCE_ROWS, STRIDE)
+        self.burst = Burst(AUDIENCE_ROWS, STRIDE)
+        # Who has written packets there, how many, how long all but the last are; whether another may follow.
+        self._held: Held | None = None
+        self._packets = self._length = 0
+        self._is_open = False
         self._filled = 0
         self._receiver: DatagramReceiver | None = None
         # Any: what uvloop's methods return is not what asyncio's are said to.
@@ -161,7 +186,7 @@ class UdpPort:
         self._in = Messages(self.incoming, name_bytes, receives=True)
         self._envelope = _V6_ENVELOPE if family == socket.AF_INET6 else _V4_ENVELOPE
         self._out = Messages(self.outgoing, name_bytes)
-        self._to_audience = Messages(self.audience, name_bytes)
+        self._to_audience = Messages(self.burst, name_bytes)
         # The addresses that stand in its headers.
         self._addressed = b""
         receive, send = kernel.receive_batch(), kernel.send_batch()
@@ -173,6 +198,8 @@ class UdpPort:
         self._aside_at = 0.0
         sockets = [self._socket, *([self._aside] if self._aside is not None else [])]
         self._is_stamped = self._batched and all(_stamp(each) for each in sockets)
+        # Until a network device shows that it cannot.
+        self._cuts = self._batched and _can_cut(self._socket)
 
     def start(self, receiver: DatagramReceiver) -> None:
         """Hand what arrives to a receiver, from now on."""
@@ -181,6 +208,7 @@ class UdpPort:
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def close(self) -> None:
+        self._held = None
         if self._loop is not None:
             self._loop.remove_reader(self._socket.fileno())
             self._loop = None
@@ -243,6 +271,7 @@ class UdpPort:
                 if not now - OLDEST_S < arrived < now:
                     arrived = now
             receiver.receive_datagram(index, length, sender, now, arrived)
+        self.release()
         return count
 
     def _receive_singly(self) -> int:
@@ -271,6 +300,7 @@ class UdpPort:
 
     def reserve(self) -> int:
         """Return the index of a free outgoing row; it is sent by `commit`."""
+        self.release()
         if self._filled == OUTGOING_ROWS:
             self.flush()
         return self._filled
@@ -282,47 +312,79 @@ class UdpPort:
         out.names[at : at + out.name_bytes] = sockaddr
         self._filled = index + 1
 
-    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
-        """Send the first rows of `audience`, each as long as it is, to the addresses in `names`.
+    def hold(self, held: Held, length: int) -> int:
+        """Return which packet of `burst` one of so many bytes becomes.
+
+        It is sent with the others that are held, before anything else is: at the latest when what was read
+        with it is done. All packets of a burst are of one length, but the last may be shorter.
+        """
+        packets = self._packets
+        if self._held is held and self._is_open and length <= self._length and packets < BURST:
+            self._packets, self._is_open = packets + 1, length == self._length
+            return packets
+        self.release()
+        self._held, self._packets, self._length, self._is_open = held, 1, length, self._cuts
+        return 0
+
+    def release(self) -> None:
+        """Send the packets that are held."""
+        held = self._held
+        if held is not None:
+            self._held = None
+            held.release(self._packets)
+
+    def send_rows(self, names: bytes, count: int, packets: int = 1, refused: int = 0) -> bool:
+        """Send so many packets of `burst` to the addresses in `names`, each as long as it is.
 
         False: the socket was full, and some of them are dropped and counted. `refused` rows have no
         length: libsrtp did not encrypt them.
         """
         if self._filled:  # what was queued before goes first
-            self.flush()
+            self._send_queue()
         messages = self._to_audience
         if names is not self._addressed:
             messages.names[: len(names)] = names
             self._addressed = names
         if not self._batched or refused:
-            self._send_singly(self.audience, messages, count)
+            for index in range(count):
+                self._send_packets(index, packets)
             return True
+        messages.carry(packets, count)
         sent: int = self._sendmmsg(self._fileno, messages.headers, count)
         if sent == count:
-            self._counters.datagrams_sent += count
+            self._counters.datagrams_sent += count * packets
             return True
-        return self._send_rest(messages, count, sent)
+        return self._send_rest(messages, count, sent, packets)
 
     def flush(self) -> None:
-        """Send every queued row; what the kernel does not take is dropped and counted."""
+        """Send everything that is held or queued; what the kernel does not take is dropped and counted."""
+        self.release()
+        if self._filled:
+            self._send_queue()
+
+    def _send_queue(self) -> None:
         count, self._filled = self._filled, 0
-        if not count:
-            return
         if self._batched:
             self._send_rest(self._out, count, self._sendmmsg(self._fileno, self._out.headers, count))
         else:
-            self._send_singly(self.outgoing, self._out, count)
+            for index in range(count):
+                self._send_row(self.outgoing, self._out, index)
 
-    def _send_rest(self, messages: Messages, count: int, sent: int) -> bool:
-        """Send rows to the end; `sent`: what the system call said of the first attempt."""
+    def _send_rest(self, messages: Messages, count: int, sent: int, packets: int = 1) -> bool:
+        """Send messages to the end; `sent`: what the system call said of the first attempt."""
         done = 0
         while True:
             if sent > 0:
-                self._counters.datagrams_sent += sent
+                self._counters.datagrams_sent += sent * packets
                 done += sent
             elif -sent in (errno.EAGAIN, errno.ENOBUFS):
-                self._counters.drop("socket_full", count - done)
+                self._counters.drop("socket_full", (count - done) * packets)
                 return False
+            elif -sent != errno.EINTR and packets > 1:
+                # Whole or in parts: a device without checksums of its own cuts nothing (EIO).
+                self._cuts = self._cuts and -sent != errno.EIO
+                self._send_packets(done, packets)
+                done += 1
             elif -sent != errno.EINTR:  # this address only: unreachable, refused, forbidden
                 self._counters.drop("unreachable")
                 done += 1
@@ -330,13 +392,17 @@ class UdpPort:
                 return True
             sent = self._sendmmsg(self._fileno, messages.headers_from(done), count - done)
 
-    def _send_singly(self, rows: Rows, messages: Messages, count: int) -> None:
-        """Send rows one at a time; an empty one goes nowhere."""
-        for index in range(count):
-            at = index * messages.name_bytes
-            data = rows.take(index)
-            if data:
-                self.send_now(data, bytes(messages.names[at : at + messages.name_bytes]))
+    def _send_packets(self, index: int, packets: int) -> None:
+        """Send one receiver's packets of a burst one at a time."""
+        for packet in range(packets):
+            self._send_row(self.burst.rows(packet), self._to_audience, index)
+
+    def _send_row(self, rows: Rows, messages: Messages, index: int) -> None:
+        """Send a row by itself; an empty one goes nowhere."""
+        at = index * messages.name_bytes
+        data = rows.take(index)
+        if data:
+            self.send_now(data, bytes(messages.names[at : at + messages.name_bytes]))
 
     def send_now(self, data: bytes, sockaddr: bytes) -> None:
         """Send one datagram: a STUN answer, a DTLS record."""

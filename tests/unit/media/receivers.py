@@ -5,8 +5,8 @@ from pylibsrtp import Policy, Session
 
 from sfu.counters import MediaCounters
 from sfu.media import audience, kernel
-from sfu.media.batch import Lane
-from sfu.media.datagrams import AUDIENCE_ROWS, STRIDE
+from sfu.media.batch import Held, Lane
+from sfu.media.datagrams import BURST, STRIDE, Burst
 from sfu.media.leg import Leg
 from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
@@ -32,35 +32,67 @@ def policy(key: bytes, direction: int) -> Policy:
 
 
 class RowPort:
-    """Where rows go out: each is noted, as it is encrypted, for its address."""
+    """Where rows go out: each is noted, as it is encrypted, for its address.
+
+    What a batch has written goes out before anything else, or when somebody looks: so packets wait for each
+    other here as long as they ever may.
+    """
 
     def __init__(self, count: int = 32) -> None:
         self.outgoing = Rows(count, STRIDE)
-        self.audience = Rows(AUDIENCE_ROWS, STRIDE)
+        self.burst = Burst(count, STRIDE)
         self.bank, self.counters = NumberBank(), MediaCounters()
-        self.sent: dict[bytes, list[bytes]] = {}
-        # How many each batch sent to.
-        self.blocks: list[int] = []
+        self._sent: dict[bytes, list[bytes]] = {}
+        self._held: Held | None = None
+        self._packets = 0
+        self._blocks: list[int] = []
         self.is_full = False
-        self._soil()
+        for packet in range(BURST):
+            self._soil(self.burst.rows(packet))
 
-    def _soil(self) -> None:
+    @property
+    def sent(self) -> dict[bytes, list[bytes]]:
+        self.release()
+        return self._sent
+
+    @property
+    def blocks(self) -> list[int]:
+        """How many each packet of a batch went to."""
+        self.release()
+        return self._blocks
+
+    def _soil(self, rows: Rows) -> None:
         # What others left in the rows is nobody's; it must never be sent.
-        self.audience.matrix[:] = 0xEE
-        self.audience.lengths[:] = STRIDE - 1
+        rows.matrix[:] = 0xEE
+        rows.lengths[:] = STRIDE - 1
 
-    def send_rows(self, names: bytes, count: int, refused: int = 0) -> bool:
+    def hold(self, held: Held, length: int) -> int:
+        assert 0 < length < STRIDE
+        if self._held is not held or self._packets == BURST:
+            self.release()
+            self._held, self._packets = held, 0
+        self._packets += 1
+        return self._packets - 1
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.release(self._packets)
+
+    def send_rows(self, names: bytes, count: int, packets: int, refused: int = 0) -> bool:
         assert len(names) == 16 * count
-        rows = self.audience
-        self.blocks.append(count)
-        assert refused == count - np.count_nonzero(rows.lengths[:count])
-        # The row behind the last is nobody's.
-        assert (rows.matrix[count] == 0xEE).all()
-        for index in range(count):
-            data = rows.take(index)
-            if data:
-                self.sent.setdefault(names[16 * index : 16 * index + 16], []).append(data)
-        self._soil()
+        for packet in range(packets):
+            rows = self.burst.rows(packet)
+            self._blocks.append(count)
+            refused -= count - np.count_nonzero(rows.lengths[:count])
+            # The row behind the last is nobody's.
+            assert (rows.matrix[count] == 0xEE).all()
+            for index in range(count):
+                data = rows.take(index)
+                if data:
+                    self._sent.setdefault(names[16 * index : 16 * index + 16], []).append(data)
+            self._soil(rows)
+        assert refused == 0
         return not self.is_full
 
     def commit(self, index: int, sockaddr: bytes) -> None:
@@ -85,6 +117,7 @@ class Peer:
         return self.open
 
     def reserve(self) -> tuple[bytearray, int]:
+        self.port.release()
         return self.port.outgoing.buffer, STRIDE
 
     def send_rtp(self, length: int) -> bool:

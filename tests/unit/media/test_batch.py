@@ -206,6 +206,7 @@ def test_a_full_socket_costs_the_rest_of_the_frame_and_no_more():
     scene = Scene(NOTHING_MOVED, NOTHING_MOVED)
     scene.port.is_full = True
     scene.batch.forward(rtp(1, timestamp=7), 0.0)
+    scene.port.release()
     scene.port.is_full = False
     scene.batch.forward(rtp(2, timestamp=7), 0.0)
     scene.batch.forward(rtp(3, timestamp=8), 0.0)

@@ -278,8 +278,8 @@ async def test_a_row_that_was_not_committed_is_not_sent(ports, batched):
 def send_rows(port: Port, rows: list[bytes], names: bytes) -> None:
     """Send rows as a batch does: one to each address; libsrtp refused those that are empty."""
     for index, data in enumerate(rows):
-        port.udp.audience.put(index, data)
-    assert port.udp.send_rows(names, len(rows), rows.count(b""))
+        port.udp.burst.rows(0).put(index, data)
+    assert port.udp.send_rows(names, len(rows), refused=rows.count(b""))
 
 
 @both_ways
@@ -343,12 +343,152 @@ async def test_rows_that_find_the_socket_full_say_so(ports, monkeypatch):
 
     monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
     for index in range(6):
-        a.udp.audience.put(index, b"%d" % index)
+        a.udp.burst.rows(0).put(index, b"%d" % index)
     assert a.udp.send_rows(b.sockaddr * 6, 6) is False
     await b.receiver.wait_for(3)
     assert b.receiver.got == [b"0", b"1", b"3"]
     assert a.counters.dropped == {"unreachable": 1, "socket_full": 2}
     assert a.counters.datagrams_sent == 3
+
+
+# Bursts: several packets to each address
+
+
+class Batch:
+    """What writes packets into the rows of a burst: the same for every address, a byte apart."""
+
+    def __init__(self, port: Port, *to: Port) -> None:
+        self.port, self.names, self.count = port, b"".join(each.sockaddr for each in to), len(to)
+        # How many packets went out at once.
+        self.bursts: list[int] = []
+        self.took: list[bool] = []
+
+    def forward(self, data: bytes) -> None:
+        at = self.port.udp.hold(self, len(data))
+        for index in range(self.count):
+            self.port.udp.burst.rows(at).put(index, bytes((index,)) + data[1:])
+
+    def release(self, packets: int) -> None:
+        self.bursts.append(packets)
+        self.took.append(self.port.udp.send_rows(self.names, self.count, packets))
+
+
+def packet(number: int, length: int) -> bytes:
+    return b"\0" + bytes((number,)) * (length - 1)
+
+
+@both_ways
+@pytest.mark.parametrize("host", HOSTS)
+async def test_packets_of_a_burst_arrive_one_by_one(ports, host, batched):
+    """Each whole, in order, at each address; the last may be shorter; a longer burst, then a shorter one."""
+    a, b, c = (ports(host, batched) for _ in range(3))
+    batch = Batch(a, b, c, b)
+    sent = [packet(n, length) for n, length in enumerate((900, 900, 900, 500, 700, 700, 20, 20, 1200))]
+    for data in sent:
+        batch.forward(data)
+    a.udp.flush()
+    assert batch.bursts == ([4, 3, 1, 1] if batched else [1] * 9)
+    await b.receiver.wait_for(18)
+    await c.receiver.wait_for(9)
+    for index in (0, 2):
+        assert [got for got in b.receiver.got if got[0] == index] == [bytes((index,)) + d[1:] for d in sent]
+    assert c.receiver.got == [b"\1" + data[1:] for data in sent]
+    assert a.counters.datagrams_sent == 27
+    assert a.counters.dropped == {}
+
+
+async def test_what_does_not_fit_a_burst_begins_another(ports):
+    """A longer one, one after a shorter one, one too many, and another's: all in order."""
+    a, b = ports(), ports()
+    one, other = Batch(a, b), Batch(a, b)
+    lengths = [50, 50, 60, 60, 40, 40, *[30] * (udp.BURST + 2)]
+    for n, length in enumerate(lengths):
+        one.forward(packet(n, length))
+    assert one.bursts == [2, 3, 2, udp.BURST]
+    other.forward(packet(100, 30))
+    one.forward(packet(101, 30))
+    assert (one.bursts[4:], other.bursts) == ([1], [1])
+    a.udp.flush()
+    await b.receiver.wait_for(len(lengths) + 2)
+    assert [got[1] for got in b.receiver.got] == [*range(len(lengths)), 100, 101]
+
+
+async def test_a_burst_goes_out_before_what_comes_after_it(ports):
+    """Behind what was queued before, and before a row is queued, or the next datagrams are read."""
+    a, b = ports(), ports()
+    batch = Batch(a, b)
+    a.send(b"-1", b.sockaddr)
+    batch.forward(packet(1, 30))
+    a.send(b"-2", b.sockaddr)
+    assert batch.bursts == [1]
+    batch.forward(packet(3, 30))
+    b.udp.send_now(b"x", a.sockaddr)
+    await a.receiver.wait_for(1)
+    assert batch.bursts == [1, 1]
+    a.udp.flush()
+    await b.receiver.wait_for(4)
+    assert [got[1] for got in b.receiver.got] == [ord("1"), 1, ord("2"), 3]
+    a.udp.flush()
+    assert batch.bursts == [1, 1]
+
+
+async def test_a_device_that_cuts_nothing_gets_packets_one_by_one(ports, monkeypatch):
+    """At once, to whom it could not be sent together, and from then on to everybody."""
+    a, b = ports(), ports()
+    answers, real = [-errno.EIO, -errno.EIO], a.udp._sendmmsg
+
+    def sendmmsg(*arguments):
+        return answers.pop() if answers else real(*arguments)
+
+    monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
+    batch = Batch(a, b, b, b)
+    for n in range(3):
+        batch.forward(packet(n, 30))
+    a.udp.flush()
+    for n in (3, 4):
+        batch.forward(packet(n, 30))
+    a.udp.flush()
+    assert batch.bursts == [3, 1, 1]
+    assert batch.took == [True] * 3
+    await b.receiver.wait_for(15)
+    for index in range(3):
+        assert [got[1] for got in b.receiver.got if got[0] == index] == [0, 1, 2, 3, 4]
+    assert a.counters.datagrams_sent == 15
+    assert a.counters.dropped == {}
+
+
+async def test_an_old_kernel_gets_packets_one_by_one(ports, monkeypatch):
+    monkeypatch.setattr(udp, "UDP_SEGMENT", 9999)
+    a, b = ports(), ports()
+    batch = Batch(a, b)
+    for n in range(3):
+        batch.forward(packet(n, 30))
+    a.udp.flush()
+    assert batch.bursts == [1, 1, 1]
+    await b.receiver.wait_for(3)
+
+
+async def test_a_burst_that_finds_the_socket_full_says_so(ports, monkeypatch):
+    """Every packet that did not go out is counted; who cannot be reached costs only himself."""
+    a, b = ports(), ports()
+    answers = [1, -errno.EPERM, 1, -errno.EAGAIN]
+    real = a.udp._sendmmsg
+
+    def sendmmsg(fileno, headers, count):
+        answer = answers.pop(0)
+        return real(fileno, headers, answer) if answer > 0 else answer
+
+    monkeypatch.setattr(a.udp, "_sendmmsg", sendmmsg)
+    nowhere = type("", (), {"sockaddr": sockaddr("127.0.0.1", 0)})
+    batch = Batch(a, b, nowhere, b, b, b)
+    batch.forward(packet(1, 30))
+    batch.forward(packet(2, 30))
+    a.udp.flush()
+    assert batch.took == [False]
+    await b.receiver.wait_for(4)
+    assert [(got[0], got[1]) for got in b.receiver.got] == [(0, 1), (0, 2), (2, 1), (2, 2)]
+    assert a.counters.dropped == {"unreachable": 2, "socket_full": 4}
+    assert a.counters.datagrams_sent == 4
 
 
 class FullSocket:
