@@ -424,7 +424,7 @@ async def main() -> None:
             answer = {"ok": True, **(await result if asyncio.iscoroutine(result) else result)}
         except Exception as error:
             traceback.print_exc()
-            answer = {"ok": False, "error": repr(error)[:500]}
+            answer = {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]}
         print(json.dumps(answer), flush=True)
     leaving = [asyncio.create_task(session.close()) for session in load.sessions]
     if leaving:
