@@ -320,8 +320,11 @@ class Load:
 
     async def _leave(self, session: Session, peer: Peer, reports: asyncio.Task[None]) -> None:
         reports.cancel()
-        await session.close()
+        # Before the server says farewell and the socket is closed: its number is the next one's then, which
+        # may be a WebSocket's, and the engine would go on to send there.
         engine.load_stop_reading(peer.engine_id)
+        await session.close()
+        await peer.pc.close()
 
     async def _first_packet(self, peer: Peer) -> int:
         for _ in range(5_000):

@@ -64,8 +64,16 @@ class Session:
                 waiting = self._pending.pop(self._key_of(frame), None)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(frame)
+        for waiting in self._pending.values():
+            if not waiting.done():
+                waiting.set_exception(self._ended())
+
+    def _ended(self) -> ConnectionError:
+        return ConnectionError(f"the server closed the socket: {self._ws.close_code} {self._ws.exception()}")
 
     async def _ask(self, key: str, frame: dict[str, Any]) -> dict[str, Any]:
+        if self._ws.closed:
+            raise self._ended()
         waiting = self._pending[key] = asyncio.get_running_loop().create_future()
         await self._ws.send_str(json.dumps(frame))
         return await asyncio.wait_for(waiting, TIMEOUT_S)
