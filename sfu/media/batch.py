@@ -18,7 +18,7 @@ import numpy as np
 
 from sfu.counters import MediaCounters
 from sfu.media.audience import Member, gather
-from sfu.media.datagrams import AUDIENCE_ROWS, Burst, Held
+from sfu.media.datagrams import AUDIENCE_ROWS, Held, RowOutlet
 from sfu.media.number_bank import NumberBank
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor, describe
@@ -30,21 +30,6 @@ MIN_LEGS = 2
 
 # A larger audience is several batches.
 MAX_LEGS = AUDIENCE_ROWS
-
-
-class RowOutlet(Protocol):
-    """Where rows go out: the UDP port."""
-
-    burst: Burst
-
-    def hold(self, held: Held, length: int) -> int:
-        """Return which packet of `burst` one of so many bytes becomes; it is sent before anything else is.
-
-        Whoever held others, or what this one does not fit to, is released before.
-        """
-
-    def send_rows(self, names: bytes, count: int, packets: int, refused: int = 0) -> bool:
-        """Send so many packets of `burst` to the addresses in `names`; False: the socket was full."""
 
 
 class Lane(NamedTuple):
@@ -89,7 +74,7 @@ class Progress(NamedTuple):
     frame: int | None
 
 
-class Batch:
+class Batch(Held):
     """Legs of one layer that share a profile; it lives until one of them changes."""
 
     def __init__(self, legs: Sequence[BatchLeg], lanes: Sequence[Lane], profile: Profile, key: int) -> None:

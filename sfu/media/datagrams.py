@@ -1,11 +1,12 @@
 """Rows of memory with an address each, as `recvmmsg` and `sendmmsg` of Linux want them."""
 
 import struct
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sfu.compiling import mypyc_attr
 from sfu.media.packet import MAX_ADDED_BYTES, MAX_PACKET_BYTES
 from sfu.media.srtp import SRTP_TRAILER_BYTES, Rows
 
@@ -60,11 +61,35 @@ class Burst:
         return self._packets[packet]
 
 
-class Held(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Held:
     """What has written packets into the rows of a burst."""
 
     def release(self, packets: int) -> None:
         """Send the packets that were written."""
+        raise NotImplementedError
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class RowOutlet:
+    """Where rows go out: the UDP port."""
+
+    burst: Burst
+
+    def hold(self, held: Held, length: int) -> int:
+        """Return which packet of `burst` one of so many bytes becomes; it is sent before anything else is.
+
+        Whoever held others, or what this one does not fit to, is released before.
+        """
+        raise NotImplementedError
+
+    def send_rows(self, names: bytes, count: int, packets: int = 1, refused: int = 0) -> bool:
+        """Send so many packets of `burst` to the addresses in `names`, each as long as it is.
+
+        False: the socket was full, and some of them are dropped and counted. `refused` rows have no
+        length: libsrtp did not encrypt them.
+        """
+        raise NotImplementedError
 
 
 class Messages:

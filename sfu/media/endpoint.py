@@ -11,7 +11,7 @@ from sfu.media import rtcp
 from sfu.media.batch import Lane
 from sfu.media.ice import IceLite
 from sfu.media.packet import MAX_PACKET_BYTES
-from sfu.media.ports import MediaPorts, Path, UdpPath
+from sfu.media.ports import Endpoint, MediaPorts, Path, UdpPath
 from sfu.media.rtp_session import RtpSession
 from sfu.media.srtp import Rows, SrtpContext
 
@@ -36,7 +36,7 @@ def _nothing(_record: bytes) -> bool:
     return False
 
 
-class PeerEndpoint:
+class PeerEndpoint(Endpoint):
     """One peer as the ports see it, and the outlet of its RTP session."""
 
     def __init__(
@@ -48,7 +48,7 @@ class PeerEndpoint:
         """
         self._ports, self.counters = ports, ports.counters
         self._validated, self._take_dtls = validated, take_dtls
-        self.ice: IceLite[Path] = IceLite()
+        self.ice = IceLite()
         # None until DTLS has agreed on them.
         self.incoming: SrtpContext | None = None
         self.outgoing: SrtpContext | None = None

@@ -5,18 +5,21 @@ one needless retransmission. It is asked for again after each round trip, a few 
 the frame is given up and a keyframe must come.
 """
 
+from typing import Final
+
 from sfu.media.packet import sequence_delta
 
 # More than this missing at once is an outage, not loss: a keyframe repairs it cheaper.
-MAX_MISSING = 256
+MAX_MISSING: Final = 256
 
-MAX_TRIES = 10
+MAX_TRIES: Final = 10
 
 # Asking faster than this would ask twice for what is on its way; slower would freeze.
-MIN_RETRY_S, MAX_RETRY_S = 0.02, 0.25
+MIN_RETRY_S: Final = 0.02
+MAX_RETRY_S: Final = 0.25
 
 
-_NOTHING: list[int] = []
+_NOTHING: Final[list[int]] = []
 
 
 class NackGenerator:

@@ -46,10 +46,16 @@ class RtpPacket:
     def __init__(self, data: bytes) -> None:
         if len(data) < 12:
             raise ValueError("shorter than an RTP header")
-        first, second, self.sequence, self.timestamp, self.ssrc = _HEADER.unpack_from(data)
+        first: int
+        second: int
+        sequence: int
+        timestamp: int
+        ssrc: int
+        first, second, sequence, timestamp, ssrc = _HEADER.unpack_from(data)
         if first >> 6 != 2:
             raise ValueError("not RTP version 2")
         self.data = data
+        self.sequence, self.timestamp, self.ssrc = sequence, timestamp, ssrc
         self.marker = second >> 7
         self.payload_type = second & 0x7F
         offset = 12 + 4 * (first & 15)
@@ -58,7 +64,8 @@ class RtpPacket:
         if first & 0x10:
             if offset + 4 > end:
                 raise ValueError("cut in the header extension")
-            self.extension_profile, words = _EXTENSION_HEADER.unpack_from(data, offset)
+            self.extension_profile = data[offset] << 8 | data[offset + 1]
+            words = data[offset + 2] << 8 | data[offset + 3]
             self.extension = offset + 4
             self.extension_end = offset = offset + 4 + 4 * words
         if first & 0x20:

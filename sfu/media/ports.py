@@ -6,10 +6,10 @@ before. What is left over is counted and gone: no stranger reaches DTLS, SRTP or
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
+from sfu.compiling import mypyc_attr
 from sfu.counters import MediaCounters
 from sfu.media.datagrams import STRIDE
 from sfu.media.ice import Check, IceLite, parse_check
@@ -17,7 +17,7 @@ from sfu.media.number_bank import NumberBank
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.srtp import Rows
 from sfu.media.tcp import TcpPath, TcpPort
-from sfu.media.udp import UdpPort
+from sfu.media.udp import DatagramReceiver, UdpPort
 
 log = structlog.get_logger()
 
@@ -45,22 +45,26 @@ class UdpPath:
 Path = UdpPath | TcpPath
 
 
-class Endpoint(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Endpoint:
     """What the ports know of a peer."""
 
     ice: IceLite[Path]
 
     def path_validated(self, now: float) -> None:
         """Take note that a check was authentic."""
+        raise NotImplementedError
 
     def receive_dtls(self, data: bytes) -> None:
         """Take one DTLS record flight from a validated address."""
+        raise NotImplementedError
 
     def receive_media(self, rows: Rows, index: int, length: int, now: float, arrived: float) -> None:
         """Take one SRTP or SRTCP packet, still encrypted, from a validated address."""
+        raise NotImplementedError
 
 
-class MediaPorts:
+class MediaPorts(DatagramReceiver):
     """The UDP and the TCP port of one server, and who is behind which address."""
 
     def __init__(self, udp: UdpPort, counters: MediaCounters, clock: Callable[[], float]) -> None:
@@ -126,7 +130,7 @@ class MediaPorts:
         path = self._by_sockaddr.get(sockaddr)
         try:
             if path is not None and first > 3:
-                self._from_peer(path, rows, index, length, first, now, arrived)
+                self._from_peer(path, path.endpoint, rows, index, length, first, now, arrived)
             elif first <= 3:
                 rows.set_length(index, length)
                 self._check(rows.take(index), path or UdpPath(self.udp, sockaddr), now)
@@ -136,9 +140,16 @@ class MediaPorts:
             self._failed()
 
     def _from_peer(
-        self, path: Path, rows: Rows, index: int, length: int, first: int, now: float, arrived: float
+        self,
+        path: Path,
+        endpoint: Endpoint | None,
+        rows: Rows,
+        index: int,
+        length: int,
+        first: int,
+        now: float,
+        arrived: float,
     ) -> None:
-        endpoint: Endpoint | None = path.endpoint
         if endpoint is None:
             self.counters.drop("stranger")
             return
@@ -188,7 +199,7 @@ class MediaPorts:
                 self._check(data, path, now)
             else:
                 self._tcp_row.put(0, data)
-                self._from_peer(path, self._tcp_row, 0, len(data), data[0], now, now)
+                self._from_peer(path, path.endpoint, self._tcp_row, 0, len(data), data[0], now, now)
         except Exception:
             self._failed()
         self.udp.flush()

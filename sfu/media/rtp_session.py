@@ -48,7 +48,7 @@ class RtpSession:
     """Tracks and legs of one peer."""
 
     def __init__(self, outlet: SubscriberOutlet, ssrc: int) -> None:
-        self._outlet = outlet
+        self._outlet, self._counters = outlet, outlet.counters
         self._ssrc = ssrc  # under which we report
         # False until the call is active for this peer: what comes before is not forwarded.
         self.admitted = False
@@ -155,7 +155,7 @@ class RtpSession:
 
     def receive_rtp(self, data: bytes, now: float, arrived: float) -> None:
         """Take one decrypted RTP packet, which the kernel got at `arrived`."""
-        counters = self._outlet.counters
+        counters = self._counters
         if len(data) > MAX_PACKET_BYTES:  # with our extensions it would not fit a row
             counters.drop("oversize")
             return
@@ -324,7 +324,7 @@ class RtpSession:
         try:
             packets = rtcp.parse(data)
         except ValueError:
-            self._outlet.counters.drop("malformed_rtcp")
+            self._counters.drop("malformed_rtcp")
             return
         for packet in packets:
             if isinstance(packet, rtcp.SenderReport):
@@ -333,10 +333,10 @@ class RtpSession:
             elif isinstance(packet, rtcp.ReceiverReport):
                 self._receive_reports(packet.reports, now)
             elif isinstance(packet, rtcp.Nack):
-                self._outlet.counters.nacks_received += 1
+                self._counters.nacks_received += 1
                 self.subscriptions.receive_nack(packet, now)
             elif isinstance(packet, rtcp.KeyframeRequest):
-                self._outlet.counters.keyframe_requests_received += 1
+                self._counters.keyframe_requests_received += 1
                 self.subscriptions.receive_keyframe_request(packet, now)
             elif isinstance(packet, rtcp.TransportFeedback):
                 self.subscriptions.receive_feedback(packet.data, now)
@@ -445,12 +445,12 @@ class RtpSession:
         self._outlet.send_rtcp(packet)
 
     def _send_nack(self, layer: Layer, lost: list[int]) -> None:
-        self._outlet.counters.nacks_sent += 1
+        self._counters.nacks_sent += 1
         self._send_feedback(rtcp.nack(self._ssrc, layer.ssrc, lost))
 
     def _request_keyframe(self, layer: Layer, send: bool) -> None:
         if send:
-            self._outlet.counters.keyframe_requests_sent += 1
+            self._counters.keyframe_requests_sent += 1
             self._send_feedback(self._keyframe_request(layer))
         self._wake(layer.keyframes.next_timer() or self.due)
         if layer.track.is_hint_due:  # somebody wants an encoding that sleeps: tell at the next tick

@@ -19,6 +19,8 @@ _protect: Final = lib.srtp_protect
 _protect_rtcp: Final = lib.srtp_protect_rtcp
 _unprotect: Final = lib.srtp_unprotect
 _unprotect_rtcp: Final = lib.srtp_unprotect_rtcp
+# Returns so many bytes from an address on.
+_copy: Final = ffi.unpack
 
 # libsrtp may write this much behind a packet; a row keeps it free.
 SRTP_TRAILER_BYTES: Final = 144
@@ -89,8 +91,8 @@ class SrtpContext:
         cell[0] = length
         if _unprotect(self._handle, rows._pointers[index], cell):
             return None
-        at = index * rows.stride
-        return bytes(rows.view[at : at + cell[0]])
+        data: bytes = _copy(rows._pointers[index], cell[0])
+        return data
 
     def protect(self, rows: Rows, index: int) -> bool:
         return bool(_protect(self._handle, rows._pointers[index], rows._cells[index]) == 0)

@@ -15,6 +15,9 @@ from sfu import clock
 # The worst stall is remembered for one to two of these, so that one of yesterday is no news.
 WINDOW_S: Final = 60.0
 
+# What was done in less than that is not asked for, unless nothing was worse: it costs as much as the turn.
+NOTABLE_S: Final = 0.01
+
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
@@ -58,12 +61,15 @@ class StallWatch:
         self._computed, self._waited = clock.thread_seconds(), self._waited_s()
 
     def wakes(self, now: float) -> Stall:
-        """The clock woke: return how late that was."""
+        """The clock woke: return how late that was, and what was done meanwhile if it is of note."""
         if now >= self._turn_at:
             self._turn_at, self._worst = now + WINDOW_S, (Stall(), self._worst[0])
+        late_s = max(0.0, now - self._due)
+        if late_s < NOTABLE_S and late_s <= self._worst[0].late_s:
+            return Stall(late_s)
         computed = clock.thread_seconds() - self._computed
-        stall = Stall(max(0.0, now - self._due), computed, self._waited_s() - self._waited)
-        if stall.late_s > self._worst[0].late_s:
+        stall = Stall(late_s, computed, self._waited_s() - self._waited)
+        if late_s > self._worst[0].late_s:
             self._worst = (stall, self._worst[1])
         return stall
 

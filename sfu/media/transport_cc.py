@@ -64,9 +64,10 @@ class ArrivalRecorder:
         self._send_at = None
         bodies = []
         while self._arrivals and self._next is not None:
-            start = self._next
-            last = max(self._arrivals, key=lambda number: sequence_delta(number, start))
-            count = min(sequence_delta(last, start) + 1, MAX_STATUSES)
+            start, farthest = self._next, 0
+            for number in self._arrivals:
+                farthest = max(farthest, sequence_delta(number, start))
+            count = min(farthest + 1, MAX_STATUSES)
             bodies.append(self._body(start, count))
             self._next = (start + count) & 0xFFFF
         return bodies
@@ -76,7 +77,8 @@ class ArrivalRecorder:
         first = self._last_at = next((at for at in arrivals if at is not None), self._last_at)
         reference = int(first / _REFERENCE_S)
         ticks = round(reference * _REFERENCE_S / _TICK_S)
-        symbols, deltas = [], []
+        symbols: list[int] = []
+        deltas = bytearray()
         for at in arrivals:
             if at is None:
                 symbols.append(0)
@@ -88,13 +90,13 @@ class ArrivalRecorder:
             ticks += delta
             if 0 <= delta <= 0xFF:
                 symbols.append(1)
-                deltas.append(struct.pack("!B", delta))
+                deltas.append(delta)
             else:
                 symbols.append(2)
-                deltas.append(struct.pack("!h", delta))
+                deltas += delta.to_bytes(2, "big", signed=True)
         header = struct.pack("!HHI", start, count, (reference & 0xFFFFFF) << 8 | self._feedback_count & 0xFF)
         self._feedback_count += 1
-        return header + _chunks(symbols) + b"".join(deltas)
+        return header + _chunks(symbols) + bytes(deltas)
 
 
 def _chunks(symbols: list[int]) -> bytes:

@@ -11,9 +11,10 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sfu.clock import unix_seconds
+from sfu.compiling import mypyc_attr
 from sfu.counters import MediaCounters
 from sfu.media import kernel
 from sfu.media.datagrams import (
@@ -26,6 +27,7 @@ from sfu.media.datagrams import (
     Burst,
     Held,
     Messages,
+    RowOutlet,
 )
 from sfu.media.srtp import Rows
 
@@ -80,7 +82,8 @@ _V4: Final = struct.Struct("!2xH4s8x")
 _V6: Final = struct.Struct("!2xHI16sI")
 
 
-class DatagramReceiver(Protocol):
+@mypyc_attr(allow_interpreted_subclasses=True)
+class DatagramReceiver:
     """Who takes what the socket brings."""
 
     def receive_datagram(self, index: int, length: int, sockaddr: bytes, now: float, arrived: float) -> None:
@@ -89,6 +92,7 @@ class DatagramReceiver(Protocol):
         `arrived`: when the kernel got it. A process that had to wait for a processor reads it later, and
         must not take that for a queue on the network.
         """
+        raise NotImplementedError
 
 
 def _open_aside(first: socket.socket) -> socket.socket | None:
@@ -139,7 +143,7 @@ def _can_cut(each: socket.socket) -> bool:
     return True
 
 
-class UdpPort:
+class UdpPort(RowOutlet):
     """A bound, non-blocking socket, read by the running loop."""
 
     def __init__(
@@ -313,10 +317,10 @@ class UdpPort:
         self._filled = index + 1
 
     def hold(self, held: Held, length: int) -> int:
-        """Return which packet of `burst` one of so many bytes becomes.
+        """Return which packet of `burst` it becomes; see `RowOutlet`.
 
-        It is sent with the others that are held, before anything else is: at the latest when what was read
-        with it is done. All packets of a burst are of one length, but the last may be shorter.
+        It is sent at the latest when what was read with it is done. All packets of a burst are of one length,
+        but the last may be shorter.
         """
         packets = self._packets
         if self._held is held and self._is_open and length <= self._length and packets < BURST:
@@ -334,11 +338,7 @@ class UdpPort:
             held.release(self._packets)
 
     def send_rows(self, names: bytes, count: int, packets: int = 1, refused: int = 0) -> bool:
-        """Send so many packets of `burst` to the addresses in `names`, each as long as it is.
-
-        False: the socket was full, and some of them are dropped and counted. `refused` rows have no
-        length: libsrtp did not encrypt them.
-        """
+        """Send packets of `burst`; see `RowOutlet`."""
         if self._filled:  # what was queued before goes first
             self._send_queue()
         messages = self._to_audience

@@ -5,8 +5,8 @@ from pylibsrtp import Policy, Session
 
 from sfu.counters import MediaCounters
 from sfu.media import audience, kernel
-from sfu.media.batch import Held, Lane
-from sfu.media.datagrams import BURST, STRIDE, Burst
+from sfu.media.batch import Lane
+from sfu.media.datagrams import BURST, STRIDE, Burst, Held, RowOutlet
 from sfu.media.leg import Leg
 from sfu.media.negotiation import Section, Sending
 from sfu.media.number_bank import NumberBank
@@ -31,7 +31,7 @@ def policy(key: bytes, direction: int) -> Policy:
     return made
 
 
-class RowPort:
+class RowPort(RowOutlet):
     """Where rows go out: each is noted, as it is encrypted, for its address.
 
     What a batch has written goes out before anything else, or when somebody looks: so packets wait for each
@@ -79,7 +79,7 @@ class RowPort:
         if held is not None:
             held.release(self._packets)
 
-    def send_rows(self, names: bytes, count: int, packets: int, refused: int = 0) -> bool:
+    def send_rows(self, names: bytes, count: int, packets: int = 1, refused: int = 0) -> bool:
         assert len(names) == 16 * count
         for packet in range(packets):
             rows = self.burst.rows(packet)

@@ -9,7 +9,7 @@ import pytest
 from aioice import stun
 
 from sfu.counters import MediaCounters
-from sfu.media import tcp
+from sfu.media import ports, tcp
 from sfu.media.ice import MAX_VALIDATED_PATHS, Credentials, IceLite
 from sfu.media.packet import MAX_PACKET_BYTES
 from sfu.media.ports import _MAX_LOGGED_FAILURES, MediaPorts
@@ -23,7 +23,7 @@ SRTP_PACKET = rtp_bytes(1, b"payload")
 
 
 @dataclass(eq=False)
-class Endpoint:
+class Endpoint(ports.Endpoint):
     """A peer, as the ports know it; notes what it is handed."""
 
     remote: str = "them"
