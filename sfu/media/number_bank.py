@@ -84,24 +84,24 @@ class NumberBank:
 
     def recall(self, place: int, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
         """Return when the packets from a number on were sent, and their sizes; 0 where that is forgotten."""
-        entries = self._entries(place, first, count)
         oldest = int((now - _MAX_AGE_S) * 1e6) << _SIZE_BITS
-        sizes = (entries & _SIZE_MASK) * (entries > oldest)
-        return ((entries >> _SIZE_BITS) * 1e-6).tolist(), sizes.tolist()
+        entries = self._entries(place, first, count)
+        sizes = [entry & _SIZE_MASK if entry > oldest else 0 for entry in entries]
+        return [(entry >> _SIZE_BITS) * 1e-6 for entry in entries], sizes
 
     def recall_bytes(self, place: int, first: int, count: int) -> int:
         """Return the bytes of the packets from a number on."""
-        return int((self._entries(place, first, count) & _SIZE_MASK).sum())
+        return sum([entry & _SIZE_MASK for entry in self._entries(place, first, count)])
 
-    def _entries(self, place: int, first: int, count: int) -> NDArray[np.int64]:
+    def _entries(self, place: int, first: int, count: int) -> list[int]:
         """Return what is remembered of the packets from a number on, 0 of those that are not."""
-        last = self.cells[place]
+        last, cells = self.cells[place], self.sent_cells
         begin, row = first & _MASK, place * SENT_KEPT
         is_kept = sequence_delta(first, last) > -SENT_KEPT and sequence_delta(first + count - 1, last) <= 0
         if is_kept and begin + count <= SENT_KEPT:
-            return self.sent[row + begin : row + begin + count]
-        numbers = np.arange(first, first + count)
+            return cells[row + begin : row + begin + count].tolist()
         # Of a number that is too far behind the last one, or before it, another stands in its place.
-        known = ((last - numbers) & 0xFFFF) < SENT_KEPT
-        found: NDArray[np.int64] = self.sent[(numbers & _MASK) + row] * known
-        return found
+        return [
+            cells[row + (number & _MASK)] if (last - number) & 0xFFFF < SENT_KEPT else 0
+            for number in range(first, first + count)
+        ]

@@ -99,6 +99,12 @@ class MediaPorts(DatagramReceiver):
         for ufrag in endpoint.ice.ufrags:
             self._by_ufrag[ufrag] = endpoint
 
+    def _forget_old(self, endpoint: Endpoint) -> None:
+        """Forget ufrags that a peer no longer uses."""
+        current = endpoint.ice.ufrags
+        for ufrag in [u for u, e in self._by_ufrag.items() if e is endpoint and u not in current]:
+            del self._by_ufrag[ufrag]
+
     def unregister(self, endpoint: Endpoint) -> None:
         """Forget a peer, its ufrags and its addresses."""
         for ufrag in [u for u, e in self._by_ufrag.items() if e is endpoint]:
@@ -181,11 +187,11 @@ class MediaPorts(DatagramReceiver):
         path.endpoint = endpoint
         if isinstance(path, UdpPath):
             self._by_sockaddr[path.sockaddr] = path
+        before = endpoint.ice.ufrags
         for gone in endpoint.ice.checked(check, path, now):
             self._drop_path(gone)
-        current = endpoint.ice.ufrags
-        for ufrag in [u for u, e in self._by_ufrag.items() if e is endpoint and u not in current]:
-            del self._by_ufrag[ufrag]
+        if endpoint.ice.ufrags != before:
+            self._forget_old(endpoint)
         endpoint.path_validated(now)
 
     def _tcp_frame(self, path: TcpPath, data: bytes) -> None:
