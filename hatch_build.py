@@ -5,9 +5,10 @@ installed too. What is done once for each receiver of a packet is `_rows.c` then
 Without a compiler, or with SFU_COMPILE=0, the wheel is plain Python and does the same for more CPU;
 SFU_COMPILE=1 makes a build fail that cannot compile. An editable installation is never compiled.
 
-    python hatch_build.py TREE
+    python hatch_build.py TREE [REPORT.html]
 
-compiles in another copy of the source, which is then run as it stands.
+compiles in another copy of the source, which is then run as it stands. In the report stands, line by line,
+what mypyc had to leave to Python: a number of unknown type, a method that it does not know.
 """
 
 import os
@@ -77,10 +78,10 @@ from pathlib import Path
 from cffi import FFI
 from mypyc.build import mypycify
 from setuptools import setup
-out, *sources = sys.argv[1:]
+out, report, *sources = sys.argv[1:]
 rows, builder = Path("sfu/media/_rows.c").absolute(), FFI()
 options = ["--config-file=", "--follow-imports=silent", "--ignore-missing-imports",
-    "--disallow-subclassing-any", "--python-version=3.11"]
+    "--disallow-subclassing-any", "--python-version=3.11", *(["-a", report] if report else [])]
 extensions = mypycify(options + sources, opt_level="2", debug_level="0", target_dir=out + "/c")
 if sys.platform == "linux":  # whose system calls are in it
     builder.cdef(rows.with_suffix(".h").read_text())
@@ -131,26 +132,31 @@ class CompiledBuildHook(BuildHookInterface[Any]):
             self._folder.cleanup()
 
 
-def compile_modules(root: Path, folder: Path, names: Sequence[str] | None = None) -> dict[str, str]:
+def compile_modules(
+    root: Path, folder: Path, names: Sequence[str] | None = None, report: Path | None = None
+) -> dict[str, str]:
     """Compile modules of a source tree in a folder; return where each file is and where it belongs.
+
+    `report`: where it is to be written what was left to Python.
 
     Raises:
         CalledProcessError: there is no compiler, or it fails; `stderr` tells why.
 
     """
     sources = [f"sfu/{name}.py" for name in names or COMPILED]
-    command = [sys.executable, "-c", _PROGRAM, str(folder), *sources]
+    told = str(report.absolute()) if report is not None else ""
+    command = [sys.executable, "-c", _PROGRAM, str(folder), told, *sources]
     subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
     library = folder / "lib"
     return {str(path): str(path.relative_to(library)) for path in library.rglob("*") if path.is_file()}
 
 
-def main(tree: Path) -> None:
+def main(tree: Path, report: Path | None = None) -> None:
     """Compile the modules of a tree, and put them beside their sources."""
     with tempfile.TemporaryDirectory() as folder:
-        for made, place in compile_modules(tree, Path(folder)).items():
+        for made, place in compile_modules(tree, Path(folder), report=report).items():
             shutil.copy(made, tree / place)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*(Path(each) for each in sys.argv[1:3]))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -40,8 +41,13 @@ def test_compiled_modules_pass_the_tests_of_their_sources(tmp_path):
     for name in ("sfu", "tests/unit/media"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tree)
-    for made, place in compile_modules(ROOT, tmp_path / "build", FEW).items():
+    report = tmp_path / "report.html"
+    for made, place in compile_modules(ROOT, tmp_path / "build", FEW, report).items():
         shutil.copy(made, tree / place)
+    # The numbers of a packet have types that mypyc knows: sums of objects cost a tenth of all.
+    left = unescape(report.read_text())
+    assert "sfu/media/history.py" in left
+    assert not [sign for sign in "+-&" if f'Generic "{sign}"' in left]
     where = "import importlib, sys; print([importlib.import_module(n).__file__[-3:] for n in sys.argv[1:]])"
     named = ["sfu." + name.replace("/", ".") for name in FEW]
     assert run(tree, "-c", where, *named).strip() == str([".so"] * len(FEW))
