@@ -3,12 +3,11 @@
 For `--dev`, demonstrations and tests. Documents are copied on their way in and out, as a database would.
 """
 
-import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from sfu import clock
+from sfu import clock, jsontext
 from sfu.errors import Conflict
 from sfu.store.memory_outbox import MemoryOutbox
 from sfu.store.recordings import MemoryRecordings
@@ -57,7 +56,7 @@ class MemoryStore(Generic[StoredT]):
     # Calls
 
     async def load(self, call_id: str) -> Mapping[str, Any] | None:
-        return copy.deepcopy(self._calls.get(call_id))
+        return jsontext.copied(self._calls.get(call_id))
 
     async def commit(
         self,
@@ -81,7 +80,7 @@ class MemoryStore(Generic[StoredT]):
                 del self._claims[next(iter(self._claims))]
         if call["version"] != (kept["version"] + 1 if kept is not None else 1):
             raise Conflict("The call was changed at the same time.")
-        self._keep(copy.deepcopy(call), due_at)
+        self._keep(jsontext.copied(call), due_at)
         self._timelines.setdefault(call["id"], []).extend(timeline(call, events, at))
         self.outbox.keep(call, events, at, clock.unix_seconds())
         return [self._append(event) for event in events]
@@ -123,7 +122,7 @@ class MemoryStore(Generic[StoredT]):
             seq=seq,
             event_id=event.event_id,
             type=event.type,
-            data=copy.deepcopy(event.data),
+            data=jsontext.copied(event.data),
             not_for=event.not_for,
         )
         self._events.setdefault(event.user_id, deque(maxlen=MAX_EVENTS_PER_USER)).append(stored)
@@ -133,10 +132,10 @@ class MemoryStore(Generic[StoredT]):
         return self._claims.get((user_id, key))
 
     async def open_calls(self, user_id: str) -> list[Mapping[str, Any]]:
-        return [copy.deepcopy(self._calls[call_id]) for call_id in self._open.get(user_id, ())]
+        return [jsontext.copied(self._calls[call_id]) for call_id in self._open.get(user_id, ())]
 
     async def unfinished(self) -> list[Mapping[str, Any]]:
-        return [copy.deepcopy(call) for call in self._calls.values() if call["status"] != "ended"]
+        return [jsontext.copied(call) for call in self._calls.values() if call["status"] != "ended"]
 
     async def due(self, before: float) -> list[str]:
         return sorted((i for i, at in self._due.items() if at <= before), key=self._due.__getitem__)
@@ -159,11 +158,11 @@ class MemoryStore(Generic[StoredT]):
             and (before is None or (call["created_at"], call["id"]) < before)
         ]
         found.sort(key=lambda call: (call["created_at"], call["id"]), reverse=True)
-        return copy.deepcopy(found[:limit])
+        return jsontext.copied(found[:limit])
 
     async def timeline(self, call_id: str) -> list[Mapping[str, Any]]:
         keys = ("type", "event_id", "at", "data")
-        return [{key: row[key] for key in keys} for row in copy.deepcopy(self._timelines.get(call_id, []))]
+        return [{key: row[key] for key in keys} for row in jsontext.copied(self._timelines.get(call_id, []))]
 
     # Events
 
@@ -181,11 +180,11 @@ class MemoryStore(Generic[StoredT]):
 
     async def put_conversation(self, conversation_id: str, document: Mapping[str, Any]) -> bool:
         is_new = conversation_id not in self._conversations
-        self._conversations[conversation_id] = copy.deepcopy(document)
+        self._conversations[conversation_id] = jsontext.copied(document)
         return is_new
 
     async def conversation(self, conversation_id: str) -> Mapping[str, Any] | None:
-        return copy.deepcopy(self._conversations.get(conversation_id))
+        return jsontext.copied(self._conversations.get(conversation_id))
 
     async def delete_conversation(self, conversation_id: str) -> bool:
         return self._conversations.pop(conversation_id, None) is not None

@@ -1,10 +1,10 @@
 """Webhooks and notifications in this process's memory; what `sfu/store/outbox.py` keeps in tables."""
 
-import copy
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sfu import jsontext
 from sfu.store.records import DELIVERY_FIELDS, NewEvent, is_wanted, notifications_of, told_once
 
 # Deliveries kept for each webhook, and notifications of a user.
@@ -23,7 +23,7 @@ class MemoryOutbox:
         """Keep what a change is to be told as."""
         for row in notifications_of(call, events, at):
             mine = self._notifications.setdefault(row["user_id"], deque(maxlen=MAX_NOTIFICATIONS))
-            mine.append(copy.deepcopy(row))
+            mine.append(jsontext.copied(row))
         for webhook in self._webhooks.values():
             for event in told_once(events):
                 if is_wanted(webhook, event):
@@ -33,7 +33,7 @@ class MemoryOutbox:
                         {
                             "webhook_id": webhook["id"],
                             "seq": webhook["last_seq"],
-                            "body": {**body, "data": copy.deepcopy(dict(event.data))},
+                            "body": {**body, "data": jsontext.copied(dict(event.data))},
                             "attempts": 0,
                             "next_at": now,
                         }
@@ -42,10 +42,10 @@ class MemoryOutbox:
     # Webhooks
 
     async def webhooks(self) -> list[Mapping[str, Any]]:
-        return copy.deepcopy(list(self._webhooks.values()))
+        return jsontext.copied(list(self._webhooks.values()))
 
     async def add_webhook(self, webhook: Mapping[str, Any]) -> None:
-        self._webhooks[webhook["id"]] = {**copy.deepcopy(dict(webhook)), "last_seq": 0}
+        self._webhooks[webhook["id"]] = {**jsontext.copied(dict(webhook)), "last_seq": 0}
         self._deliveries[webhook["id"]] = deque(maxlen=MAX_DELIVERIES)
 
     async def remove_webhook(self, webhook_id: str) -> bool:
@@ -58,7 +58,7 @@ class MemoryOutbox:
             first = next((row for row in kept if row["next_at"] is not None), None)
             if first is not None and first["next_at"] <= now:
                 webhook = self._webhooks[webhook_id]
-                row = {name: copy.deepcopy(first[name]) for name in DELIVERY_FIELDS}
+                row = {name: jsontext.copied(first[name]) for name in DELIVERY_FIELDS}
                 found.append({**row, "url": webhook["url"], "secret": webhook["secret"]})
         return found[:limit]
 
@@ -108,4 +108,4 @@ class MemoryOutbox:
 
 
 def _seen(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: copy.deepcopy(row[key]) for key in ("id", "verb", "data", "created_at", "read_at")}
+    return {key: jsontext.copied(row[key]) for key in ("id", "verb", "data", "created_at", "read_at")}

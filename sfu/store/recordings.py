@@ -1,12 +1,12 @@
 """What is known of recordings, a document each, and who did what to them."""
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sfu import jsontext
 from sfu.errors import Conflict
 
 Document = Mapping[str, Any]
@@ -111,7 +111,7 @@ class MemoryRecordings:
 
     async def put(self, document: Document) -> None:
         """Keep a new recording."""
-        self._documents[document["id"]] = copy.deepcopy(dict(document))
+        self._documents[document["id"]] = jsontext.copied(dict(document))
 
     async def change(
         self, recording_id: str, changes: Document, *, unless: tuple[str, ...] = ()
@@ -120,12 +120,12 @@ class MemoryRecordings:
         document = self._documents.get(recording_id)
         if document is None:
             return None
-        after = self._documents[recording_id] = copy.deepcopy(changed(document, changes, unless))
-        return copy.deepcopy(after)
+        after = self._documents[recording_id] = jsontext.copied(changed(document, changes, unless))
+        return jsontext.copied(after)
 
     async def get(self, recording_id: str) -> Document | None:
         """Return a recording, or None."""
-        return copy.deepcopy(self._documents.get(recording_id))
+        return jsontext.copied(self._documents.get(recording_id))
 
     async def find(self, wanted: Wanted) -> list[Document]:
         """Return recordings, the newest first."""
@@ -140,7 +140,7 @@ class MemoryRecordings:
             and (wanted.before is None or (document["created_at"], document["id"]) < wanted.before)
         ]
         found.sort(key=lambda document: (document["created_at"], document["id"]), reverse=True)
-        return copy.deepcopy(found[: wanted.limit])
+        return jsontext.copied(found[: wanted.limit])
 
     async def overdue(self, at: str, limit: int) -> list[Document]:
         """Return recordings that were to be kept until before a time, and are not held."""
@@ -150,7 +150,7 @@ class MemoryRecordings:
             for until, document in kept
             if until and until < at and document["state"] in ERASABLE
         ]
-        return copy.deepcopy([document for _, document in sorted(found, key=lambda f: f[0])[:limit]])
+        return jsontext.copied([document for _, document in sorted(found, key=lambda f: f[0])[:limit]])
 
     async def note(
         self, recording_id: str, *, at: str, action: str, user_id: str, detail: Document
@@ -159,8 +159,8 @@ class MemoryRecordings:
         trail = self._trails.setdefault(recording_id, [])
         told = {"at": at, "action": action, "user_id": user_id, "detail": dict(detail)}
         trail.append(entry(trail[-1] if trail else None, recording_id, told))
-        return copy.deepcopy(trail[-1])
+        return jsontext.copied(trail[-1])
 
     async def trail(self, recording_id: str) -> list[Document]:
         """Return the audit trail of a recording, in order."""
-        return copy.deepcopy(self._trails.get(recording_id, []))
+        return jsontext.copied(self._trails.get(recording_id, []))

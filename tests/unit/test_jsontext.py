@@ -28,3 +28,15 @@ def test_half_of_a_surrogate_pair_is_escaped():
     """A frame of a socket may hold one; no encoding of text can."""
     assert jsontext.write({"x": "a\ud83d"}) == '{"x":"a\\ud83d"}'
     assert jsontext.write({"\udc00": 1}) == '{"\\udc00":1}'
+
+
+@given(VALUES)
+def test_a_copy_is_equal(value):
+    assert jsontext.copied(value) == value
+
+
+def test_a_copy_shares_nothing():
+    document = {"members": [{"id": "ada"}]}
+    copy = jsontext.copied(document)
+    copy["members"][0]["id"] = "bob"
+    assert document == {"members": [{"id": "ada"}]}
