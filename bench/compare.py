@@ -82,13 +82,17 @@ def run(
     }
 
 
-def kernel_us(where: Place, receivers: int) -> float:
-    """Return µs of CPU a packet that `sendmmsg` with delivery costs by itself, in the same namespace."""
+def kernel_us(where: Place, receivers: int, gap_us: int = 0) -> float:
+    """Return µs of CPU a packet that `sendmmsg` with delivery costs by itself, in the same namespace.
+
+    In one go, as nobody sends; or a packet to all each `gap_us`, read on the other core, as servers send.
+    """
     code = (
         "import ctypes, sys; e = ctypes.CDLL(sys.argv[1]); e.load_kernel.restype = ctypes.c_double;"
-        "print(sorted(e.load_kernel(sys.argv[2].encode(), int(sys.argv[3]), 1150, 300) for _ in range(5))[2])"
+        "ip, count, gap = sys.argv[2].encode(), int(sys.argv[3]), int(sys.argv[4]);"
+        "print(sorted(e.load_kernel(ip, count, 1150, 300, gap) for _ in range(5))[2])"
     )
-    command = [*where.prefix, sys.executable, "-c", code, engine(), where.ip, str(receivers)]
+    command = [*where.prefix, sys.executable, "-c", code, engine(), where.ip, str(receivers), str(gap_us)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

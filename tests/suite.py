@@ -25,7 +25,7 @@ COMPUTES = {
     "test_simulation",
 }
 # Of tests/integration: what comes after the pages, in the same row, so that both rows end at about one time.
-AFTER_PAGES = {"test_processes", "test_recording_faults", "test_two_recorders"}
+AFTER_PAGES = {"test_processes", "test_recording_faults"}
 
 # What loads servers, in this order: what computes may still be at its end when the first begins.
 LOADS = ("test_load_test", "test_bench")

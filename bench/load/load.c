@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <srtp2/srtp.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -446,14 +447,55 @@ int load_send(int gap_us) {
     return pthread_create(&thread, NULL, send_all, NULL);
 }
 
-/* The kernel alone: µs of CPU a packet of `sendmmsg` to `count` sockets, delivered and drained outside the count. */
-double load_kernel(const char *ip, int count, int size, int rounds) {
+/* The kernel alone */
+
+typedef struct { int *sockets, count, is_over; } Drain;
+
+/* Read what comes as `receive_all` does, on another core than the one that sends. */
+static void *drain(void *given) {
+    static char data[BATCH][PACKET];
+    Drain *d = given;
+    struct epoll_event events[256];
+    struct mmsghdr messages[BATCH];
+    struct iovec vectors[BATCH];
+    int all = epoll_create1(0);
+    for (int i = 0; i < d->count; i++) {
+        events[0] = (struct epoll_event){.events = EPOLLIN, .data.u32 = i};
+        epoll_ctl(all, EPOLL_CTL_ADD, d->sockets[i], events);
+    }
+    memset(messages, 0, sizeof messages);
+    for (int i = 0; i < BATCH; i++) {
+        vectors[i] = (struct iovec){data[i], PACKET};
+        messages[i].msg_hdr.msg_iov = &vectors[i], messages[i].msg_hdr.msg_iovlen = 1;
+    }
+    while (!__atomic_load_n(&d->is_over, __ATOMIC_RELAXED)) {
+        int ready = epoll_wait(all, events, 256, 20);
+        for (int e = 0; e < ready; e++) recvmmsg(d->sockets[events[e].data.u32], messages, BATCH, MSG_DONTWAIT, NULL);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    close(all);
+    return NULL;
+}
+
+static void pin(pthread_t thread, int core) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    pthread_setaffinity_np(thread, sizeof one, &one);
+}
+
+/* µs of CPU a packet of `sendmmsg` to `count` sockets, with delivery. At once, one round after the other, drained
+ * outside the count; or one round every `gap_us`, with all that it takes to wake up for it, to a reader on the other
+ * core: so a server sends. */
+double load_kernel(const char *ip, int count, int size, int rounds, int gap_us) {
     int sockets[512], bytes = 4 << 20, from = socket(AF_INET, SOCK_DGRAM, 0);
     struct sockaddr_in to[512];
     struct mmsghdr messages[512];
     static char data[PACKET];
     struct iovec vector = {data, size};
     double used = 0;
+    Drain reader = {sockets, count, 0};
+    pthread_t thread;
     for (int i = 0; i < count; i++) {
         socklen_t length = sizeof to[i];
         sockets[i] = socket(AF_INET, SOCK_DGRAM, 0);
@@ -463,14 +505,17 @@ double load_kernel(const char *ip, int count, int size, int rounds) {
         memset(&messages[i], 0, sizeof messages[i]);
         messages[i].msg_hdr = (struct msghdr){&to[i], sizeof to[i], &vector, 1, NULL, 0, 0};
     }
+    if (gap_us) pthread_create(&thread, NULL, drain, &reader), pin(thread, 1), pin(pthread_self(), 0);
     for (int k = 0; k < rounds; k++) {
         struct timespec a, b;
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &a);
+        if (gap_us) nanosleep(&(struct timespec){0, gap_us * 1000}, NULL);
         sendmmsg(from, messages, count, 0);
         clock_gettime(CLOCK_THREAD_CPUTIME_ID, &b);
         used += (b.tv_sec - a.tv_sec) * 1e6 + (b.tv_nsec - a.tv_nsec) / 1e3;
-        for (int i = 0; i < count; i++) while (recv(sockets[i], data, PACKET, MSG_DONTWAIT) > 0) {}
+        for (int i = 0; i < count && !gap_us; i++) while (recv(sockets[i], data, PACKET, MSG_DONTWAIT) > 0) {}
     }
+    if (gap_us) __atomic_store_n(&reader.is_over, 1, __ATOMIC_RELAXED), pthread_join(thread, NULL);
     for (int i = 0; i < count; i++) close(sockets[i]);
     close(from);
     return used / rounds / count;

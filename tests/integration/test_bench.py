@@ -56,9 +56,12 @@ def test_calls_that_are_recorded_at_once_lose_nothing(capsys):
 def test_the_bars_are_judged_by_ratios():
     """A figure that is missing is no bar that is met."""
     ours, theirs = {"us_per_packet": 7.0, "p99_ms": 2.0, "kib_per_receiver": 90.0}, {"us_per_packet": 10.0}
-    lines = report.bars({"fan100": {"sfu": [ours], "pion": [theirs]}}, kernel=3.0)
+    found = {"fan100": {"sfu": [ours], "pion": [theirs]}, "fan300": {"sfu": [{"us_per_packet": 6.0}]}}
+    lines = report.bars(found, kernel=3.0, paced=4.0)
     assert lines[2:] == [
         "| CPU a packet, fan100, of pion's | 0.70 | 0.70 | met |",
+        "| CPU a packet, fan300, of the kernel's sendmmsg alone | 2.00 | 1.80 | missed |",
+        "| CPU a packet, fan300, of the kernel's sendmmsg alone, at the same pace | 1.50 | 1.80 | met |",
         "| added latency p99, ms, fan100 | 2.00 | 1.00 | missed |",
         "| memory a receiver, KiB, fan100 | 90.00 | 100.00 | met |",
     ]
