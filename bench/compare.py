@@ -90,7 +90,7 @@ def kernel_us(where: Place, receivers: int, gap_us: int = 0) -> float:
     code = (
         "import ctypes, sys; e = ctypes.CDLL(sys.argv[1]); e.load_kernel.restype = ctypes.c_double;"
         "ip, count, gap = sys.argv[2].encode(), int(sys.argv[3]), int(sys.argv[4]);"
-        "print(sorted(e.load_kernel(ip, count, 1150, 300, gap) for _ in range(5))[2])"
+        "print(sorted(e.load_kernel(ip, count, 1150, 300, gap) for _ in range(3))[1])"
     )
     command = [*where.prefix, sys.executable, "-c", code, engine(), where.ip, str(receivers), str(gap_us)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
