@@ -58,6 +58,8 @@ class Hub:
         self._process_id = process_id
         self._by_user: dict[str, dict[str, Session]] = {}
         self._by_resume_token: dict[str, Session] = {}
+        # By id, those who watch somebody. Of thousands who come at once few do.
+        self._watchers: dict[str, Session] = {}
         self._names: dict[str, str] = {}
         self._tasks = Tasks("background_work_failed")
         # Called with a session that will not come back.
@@ -104,6 +106,8 @@ class Hub:
         # It may have expired while its socket waited for the store: deaf it would be of no use.
         self._by_user.setdefault(session.user_id, {})[session.id] = session
         self._by_resume_token[session.resume_token] = session
+        if session.watching:
+            self._watchers[session.id] = session
         if session.expiry is not None:
             session.expiry.cancel()
             session.expiry = None
@@ -135,6 +139,7 @@ class Hub:
         if not sessions:
             self._by_user.pop(session.user_id, None)
         self._by_resume_token.pop(session.resume_token, None)
+        self._watchers.pop(session.id, None)
         if self.on_expired is not None:
             await self.on_expired(session)
 
@@ -149,6 +154,7 @@ class Hub:
                 session.expiry.cancel()
         self._by_user.clear()
         self._by_resume_token.clear()
+        self._watchers.clear()
         await self._tasks.cancel()
 
     # Events
@@ -199,12 +205,15 @@ class Hub:
         if everybody and not self._directory:
             raise NotAllowed("This server does not list everybody; name the users.")
         session.watching = set(user_ids)
+        self._watchers.pop(session.id, None)
+        if session.watching:
+            self._watchers[session.id] = session
         users = self._by_user if everybody else user_ids
         online = sorted(user_id for user_id in users if user_id != "*" and self.is_online(user_id))
         return {"online": online, "people": [{"user_id": u, "name": self.name_of(u)} for u in online]}
 
     def _presence_changed(self, user_id: str, *, online: bool) -> None:
         data = {"user_id": user_id, "name": self.name_of(user_id), "online": online}
-        for session in self.all_sessions():
+        for session in list(self._watchers.values()):
             if session.user_id != user_id and (user_id in session.watching or "*" in session.watching):
                 session.send(messages.event("presence.changed", data))

@@ -275,6 +275,42 @@ async def test_a_watcher_is_told_who_comes_and_goes(bench):
     assert bench.hub.watch(watcher, ["a", "c"])["online"] == ["c"]
 
 
+async def test_who_comes_is_looked_at_only_for_those_who_watch(bench, monkeypatch):
+    """Thousands come at once when a proxy starts again: each looked at for each holds up the rings."""
+    bench.arrive("b")
+    watcher = bench.arrive("w")
+    bench.hub.watch(watcher, ["a"])
+    monkeypatch.setattr(bench.hub, "_by_user", NeverAll(bench.hub._by_user))
+    bench.arrive("a")
+    assert watcher.socket.presence() == [("a", True)]
+    bench.hub.watch(watcher, [])
+    other = bench.arrive("c")
+    bench.hub.detach(other, other.socket, for_good=False)
+    assert watcher.socket.presence() == [("a", True)]
+
+
+class NeverAll(dict):
+    """Knows each, and is never asked for everybody."""
+
+    def values(self):
+        raise AssertionError("everybody was looked at")
+
+
+async def test_a_watcher_whose_session_ended_in_the_moment_of_his_return_watches_on(bench):
+    watcher = bench.arrive("w")
+    bench.hub.watch(watcher, ["a"])
+    socket = watcher.socket
+    bench.hub.detach(watcher, socket, for_good=False)
+    await bench.hub._expire(watcher)
+    bench.arrive("a")
+    assert socket.presence() == []
+    bench.hub.attach(watcher, socket)
+    bench.arrive("b")
+    phone = bench.hub.sessions("a")[0]
+    bench.hub.detach(phone, phone.socket, for_good=False)
+    assert socket.presence() == [("a", False)]
+
+
 async def test_everybody_can_be_watched_only_where_there_is_a_directory(bench):
     watcher = bench.arrive("w")
     bench.arrive("a")
