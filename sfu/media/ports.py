@@ -96,7 +96,10 @@ class MediaPorts(DatagramReceiver):
 
     def register(self, endpoint: Endpoint) -> None:
         """Make the ufrags of a peer known: at its start, and after each ICE restart."""
-        for ufrag in endpoint.ice.ufrags:
+        ufrags = endpoint.ice.ufrags
+        if len(ufrags) > 1:  # a restart, and the one before may never have been used
+            self._forget_old(endpoint)
+        for ufrag in ufrags:
             self._by_ufrag[ufrag] = endpoint
 
     def _forget_old(self, endpoint: Endpoint) -> None:

@@ -309,6 +309,16 @@ async def test_a_peer_is_known_by_its_address_alone(scene):
     assert scene.ports.is_known(endpoint)
 
 
+async def test_restarts_that_nobody_used_are_forgotten(scene):
+    """Whoever offers anew again and again, and never checks, takes no more room."""
+    peer = scene.endpoint()
+    for number in range(20):
+        peer.ice.begin(f"again{number}")
+        scene.ports.register(peer)
+    assert set(scene.ports._by_ufrag) == set(peer.ice.ufrags)
+    assert len(peer.ice.ufrags) == 2
+
+
 async def test_a_restart_is_known_by_both_ufrags_until_the_new_one_is_used(scene):
     """Then the old one is nobody's."""
     endpoint, client = scene.endpoint(), scene.client()
