@@ -52,7 +52,7 @@ compiler: # a C compiler and Python's headers; as root only, and only if they ar
 	@{ command -v gcc && test -e "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"; } >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends gcc libc6-dev python3-dev; }
 
-bench: compiled bench-system ## speed of the compiled server against Pion and Janus, into docs/performance.md (15 minutes)
+bench: compiled bench-system ## speed of the compiled server against Pion and Janus, into docs/performance.md (14 minutes)
 	$(BIN)/pip install --quiet --disable-pip-version-check matplotlib
 	SFU_BENCH_TREE=build/compiled $(BIN)/python -m bench.report
 
