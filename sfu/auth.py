@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -21,8 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from sfu import ids, jsontext
 from sfu.clock import unix_seconds
-from sfu.errors import NotAuthenticated
+from sfu.errors import NotAuthenticated, Unavailable
 from sfu.settings import MIN_SECRET_BYTES, Auth, SettingsError
+
+if TYPE_CHECKING:
+    from sfu.jwks import KeySet
 
 # A token is a header, claims and a signature: 8 KiB leaves room for any sensible claims
 # and keeps the cost of refusing a forged one small.
@@ -63,6 +66,10 @@ class Identity:
     grants: Grants = field(default_factory=lambda: Grants())
 
 
+class _UnknownKey(NotAuthenticated):
+    """The token may be signed with a key that the identity provider has since."""
+
+
 # Tokens remembered of those that were found to hold.
 MAX_VERIFIED = 4096
 
@@ -83,11 +90,56 @@ class TokenAuthority:
                 )
             self._keys["HS256"] = settings.secret
         asymmetric = [a for a in settings.algorithms if a != "HS256"]
-        if asymmetric:
+        # Of an identity provider, which may change them.
+        self._provided: KeySet | None = None
+        if settings.jwks_url:
+            if not asymmetric or settings.public_key_file:
+                raise SettingsError(
+                    "auth.jwks_url: auth.algorithms must name what its keys are for, RS256, ES256 or EdDSA, "
+                    "and auth.public_key_file must be empty"
+                )
+            # Whoever only mints tokens, a host application say, does not load an HTTP client.
+            from sfu import jwks
+
+            self._provided = jwks.KeySet(settings.jwks_url, frozenset(asymmetric), self._verified.clear)
+        elif asymmetric:
             self._keys |= dict.fromkeys(asymmetric, _public_key(settings.public_key_file))
 
+    async def start(self) -> None:
+        """Read the keys of the identity provider, if there is one, and follow their changes."""
+        if self._provided is not None:
+            await self._provided.start()
+
+    async def close(self) -> None:
+        """Follow them no more."""
+        if self._provided is not None:
+            await self._provided.close()
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether everything is here that tokens are checked with."""
+        return self._provided is None or self._provided.is_known
+
+    async def check(self, token: str) -> Identity:
+        """Return who the token names, as `verify`; for a key that is new, ask the identity provider.
+
+        Raises:
+            NotAuthenticated: it does not hold.
+            Unavailable: the provider's keys could not be read yet.
+
+        """
+        try:
+            return self.verify(token)
+        except _UnknownKey:
+            assert self._provided is not None
+            if await self._provided.look_again():
+                return self.verify(token)
+            if not self._provided.is_known:
+                raise Unavailable("Tokens cannot be checked now.", code="keys_away") from None
+            raise
+
     def verify(self, token: str) -> Identity:
-        """Return who the token names.
+        """Return who the token names, by the keys that are here.
 
         Raises:
             NotAuthenticated: it does not hold; the sentence says no more than a stranger may know.
@@ -106,12 +158,13 @@ class TokenAuthority:
 
     def _verify(self, token: str) -> Identity:
         try:
-            algorithm = jwt.get_unverified_header(token).get("alg")
-            if not isinstance(algorithm, str) or algorithm not in self._keys:
+            header = jwt.get_unverified_header(token)
+            algorithm = header.get("alg")
+            if not isinstance(algorithm, str) or algorithm not in self._settings.algorithms:
                 raise NotAuthenticated("The token is not valid.")
             claims = jwt.decode(
                 token,
-                self._keys[algorithm],
+                self._key(algorithm, header.get("kid", "")),
                 algorithms=[algorithm],
                 audience=self._settings.audience,
                 issuer=self._settings.issuer or None,
@@ -123,6 +176,15 @@ class TokenAuthority:
             raise NotAuthenticated("The token has expired.", code="token_expired") from error
         except (jwt.PyJWTError, ValidationError, ValueError, TypeError) as error:
             raise NotAuthenticated("The token is not valid.") from error
+
+    def _key(self, algorithm: str, name: str) -> Any:
+        """Return the key of an algorithm; of those of a provider, the one with this name."""
+        if self._provided is None or algorithm == "HS256":
+            return self._keys[algorithm]
+        key = self._provided.find(algorithm, name)
+        if key is None:
+            raise _UnknownKey("The token is not valid.")
+        return key
 
     @property
     def can_mint(self) -> bool:

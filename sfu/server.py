@@ -83,7 +83,11 @@ def for_development(settings: Settings) -> Settings:
             )
     media = settings.media.model_copy(update={"listen_ip": "127.0.0.1", "public_ip": "127.0.0.1"})
     auth = settings.auth.model_copy(
-        update={"secret": settings.auth.secret or secrets.token_urlsafe(32), "algorithms": ["HS256"]}
+        update={
+            "secret": settings.auth.secret or secrets.token_urlsafe(32),
+            "algorithms": ["HS256"],
+            "jwks_url": "",
+        }
     )
     calls = settings.calls.model_copy(update={"directory": True})
     webhooks = settings.webhooks.model_copy(update={"allow_private": True})
@@ -184,6 +188,7 @@ class Server:
             await self.ports.close()
             raise SettingsError(f"store.url: {error}") from error
         await self.plane.start()
+        await self.authority.start()
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, settings.http.host, settings.http.port)
@@ -297,6 +302,8 @@ class Server:
             return "draining"
         if not self.survivors.store_is_there:
             return "store_away"
+        if not self.authority.has_keys:
+            return "keys_away"
         return None if self.bus.is_there else "bus_away"
 
     async def stop(self) -> bool:
@@ -310,6 +317,7 @@ class Server:
         for close in (
             self.gateway.drain,
             *([self._runner.cleanup] if self._runner is not None else []),
+            self.authority.close,
             self.hub.close,
             self.webhooks.close,
             self.survivors.close,

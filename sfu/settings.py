@@ -56,6 +56,10 @@ class Auth(_Section):
     public_key_file: str = Field(
         "", description="PEM file of a public key for RS256, ES256 or EdDSA tokens; empty: HS256 only."
     )
+    jwks_url: str = Field(
+        "",
+        description="Instead, the JSON Web Key Set (RFC 7517) of an identity provider, at an https address.",
+    )
     algorithms: list[Literal["HS256", "RS256", "ES256", "EdDSA"]] = Field(
         ["HS256"], description="Algorithms that are accepted; each needs its key."
     )

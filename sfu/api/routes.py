@@ -128,7 +128,7 @@ class Api:
 
     def _serve(self, endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def serve(request: web.Request) -> web.StreamResponse:
-            identity = self._identify(request, endpoint)
+            identity = await self._identify(request, endpoint)
             context = Context(
                 identity,
                 request.match_info,
@@ -148,13 +148,13 @@ class Api:
 
         return serve
 
-    def _identify(self, request: web.Request, endpoint: Endpoint) -> Identity:
+    async def _identify(self, request: web.Request, endpoint: Endpoint) -> Identity:
         if endpoint.by_ticket is not None and "ticket" in request.query:
             return endpoint.by_ticket(request.query["ticket"], request.match_info)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             raise NotAuthenticated("A token is needed, as Authorization: Bearer.")
-        identity = self._authority.verify(token.strip())
+        identity = await self._authority.check(token.strip())
         if not self._may_ask(identity.user_id):
             raise RateLimited("Too many requests; wait a little.")
         if endpoint.admin and not identity.grants.admin:

@@ -125,7 +125,7 @@ class Gateway:
             )
         identity, dialect, refused = None, None, (0, "")
         try:
-            identity = self._authority.verify(_token(request, protocols))
+            identity = await self._authority.check(_token(request, protocols))
             dialect = await speak(request, identity)
         except NotAuthenticated as error:
             self._metrics.auth_failures.inc()
