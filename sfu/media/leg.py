@@ -6,14 +6,12 @@ sequence number, media time, header extensions and VP8 picture ids are its own.
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
 
-from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.batch import Batch, Lane, Offsets
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
-from sfu.media.datagrams import STRIDE
 from sfu.media.negotiation import Section, Sending
+from sfu.media.outlet import Outlet
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
 from sfu.media.profile import Body, Profile
@@ -39,61 +37,6 @@ _U16 = struct.Struct("!H")
 
 # Sender reports kept to find the round trip of the blocks that answer them.
 _REPORTS_KEPT = 8
-
-
-class Outlet(Protocol):
-    """How a leg sends: the peer behind it."""
-
-    counters: MediaCounters
-
-    def ready(self) -> bool:
-        """Tell whether there is a path and a key."""
-
-    def reserve(self) -> tuple[bytearray, int]:
-        """Return a buffer and the offset of a free row in it."""
-
-    def send_rtp(self, length: int) -> bool:
-        """Protect and queue the row that was reserved last."""
-
-    def next_transport_number(self, size: int, now: float) -> int:
-        """Return the next transport-wide sequence number, for a packet of so many bytes."""
-
-    def lane(self) -> Lane | None:
-        """Return the way of this peer's packets in a batch; None where it has none (TCP)."""
-
-
-class Nowhere:
-    """The outlet of a peer that has gone: nothing leaves by it, and it keeps nobody in memory."""
-
-    def __init__(self) -> None:
-        self.counters = MediaCounters()
-
-    def ready(self) -> bool:
-        return False
-
-    def reserve(self) -> tuple[bytearray, int]:
-        return bytearray(STRIDE), 0
-
-    def send_rtp(self, length: int) -> bool:
-        return False
-
-    def send_rtcp(self, data: bytes) -> None:
-        """Send nothing."""
-
-    def next_transport_number(self, size: int, now: float) -> int:
-        return 0
-
-    def lane(self) -> Lane | None:
-        return None
-
-    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
-        return [], []
-
-    def recall_bytes(self, first: int, count: int) -> int:
-        return 0
-
-
-NOWHERE: Final = Nowhere()
 
 
 class Leg:
@@ -124,6 +67,8 @@ class Leg:
         self.is_paused = False
         # Whether its link keeps it from the layer that it could show.
         self.is_limited = False
+        # Frames in a second that the receiver has use for; None: all.
+        self.max_fps: int | None = None
         clock_rate = section.codecs[0].clock_rate
         self.clock_rate = clock_rate
         self._rewriter = Rewriter(first_sequence, 0, clock_rate)
@@ -191,7 +136,8 @@ class Leg:
         if layer is not self.target and self.track is not None:
             self.track.fan_out.changed(self)
         self.target = layer
-        if layer is not None and layer is not self.layer and self._outlet.ready():
+        is_new = layer is not None and (self.layer is None or layer.base is not self.layer.base)
+        if layer is not None and is_new and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
 
     def allot(self, rid: str | None, now: float, *, is_limited: bool = False) -> None:
@@ -223,10 +169,14 @@ class Leg:
     def _choose(self, now: float) -> None:
         if self.track is None or self.is_paused:
             return
+        shown = self.layer.base if self.layer is not None else None
         if self.allotted is None:
-            self.aim(self.track.best_layer(now, self.layer), now)
+            layer = self.track.best_layer(now, shown)
         else:
-            self.aim(self.track.layer_for(self.allotted, self.layer, now), now)
+            layer = self.track.layer_for(self.allotted, shown, now)
+        if layer is not None and (self.max_fps is not None or self.layer is not shown):
+            layer = layer.with_frames(self.max_fps, self.layer, now)
+        self.aim(layer, now)
 
     def layers_changed(self, now: float) -> None:
         """Choose again among the layers of the track."""
@@ -353,20 +303,25 @@ class Leg:
         if layer is not self.target:
             return False
         name = profile.names[packet.payload_type]
-        if self.kind == "video" and not starts_keyframe(name, packet.peek(KEYFRAME_PEEK_BYTES)):
+        # More or fewer frames of what is shown: they need no keyframe, and every frame comes once.
+        is_same = self.layer is not None and layer.is_told_apart and self.layer.base is layer.base
+        if is_same:
+            if self.layer is None or not layer.follows(self.layer):
+                return False
+        elif self.kind == "video" and not starts_keyframe(name, packet.peek(KEYFRAME_PEEK_BYTES)):
             layer.track.want_keyframe(layer, now)
             return False
         # What the batch of the layer before has sent is counted with the offsets of that layer.
         self.enter(None)
         self.layer, self.taken_up_at = layer, now
         layer.track.fan_out.changed(self)
-        self._rewriter.switch(packet.sequence, packet.timestamp, now)
+        self._rewriter.switch(packet.sequence, packet.timestamp, now, is_same=is_same)
         self._plain.clear()
         self._repeated.clear()
         if name == "vp8":
-            self._pictures.switch(self._descriptor(packet))
+            self._pictures.switch(self._descriptor(packet), is_same=is_same)
         number = profile.frame_number(packet)
-        if number is not None:
+        if number is not None and not is_same:
             self._frames.switch(number)
         return True
 
@@ -470,11 +425,12 @@ class Leg:
         """
         self._catch_up()
         layer = self.layer
-        if layer is None or layer.clock is None or not self.packets:
+        clock = layer.base.clock if layer is not None else None
+        if clock is None or not self.packets:
             return b""
-        elapsed = now - layer.clock.heard_at
-        ntp = (layer.clock.ntp + int(elapsed * 4_294_967_296)) & 0xFFFFFFFFFFFFFFFF
-        source_time = layer.clock.timestamp + round(elapsed * self.clock_rate)
+        elapsed = now - clock.heard_at
+        ntp = (clock.ntp + int(elapsed * 4_294_967_296)) & 0xFFFFFFFFFFFFFFFF
+        source_time = clock.timestamp + round(elapsed * self.clock_rate)
         timestamp = (source_time + self._rewriter.timestamp_offset) & 0xFFFFFFFF
         self._reports_sent[ntp >> 16 & 0xFFFFFFFF] = now
         if len(self._reports_sent) > _REPORTS_KEPT:

@@ -9,6 +9,7 @@ thrown away. Fields keep their width: they are patched, not rewritten.
 from dataclasses import dataclass
 from typing import Final
 
+from sfu.media.dependency import NOTHING_KNOWN, Told
 from sfu.media.packet import sequence_delta
 
 
@@ -16,7 +17,8 @@ from sfu.media.packet import sequence_delta
 class Descriptor:
     """Where the ids of a VP8 payload stand (offset into the payload) and what they say.
 
-    An offset of 0 means that the field is absent: byte 0 is the mandatory one.
+    An offset of 0 means that the field is absent: byte 0 is the mandatory one. `frame`: its temporal layer
+    (TID), the Y bit, and whether it begins here.
     """
 
     picture_at: int
@@ -24,20 +26,22 @@ class Descriptor:
     picture_id: int
     tl0_at: int
     tl0_index: int
+    frame: Told = NOTHING_KNOWN
 
 
-_NONE: Final = Descriptor(0, 0, 0, 0, 0)
+NOTHING_TOLD: Final = Descriptor(0, 0, 0, 0, 0)
 
 
 def describe(payload: bytes | memoryview) -> Descriptor:
     """Return the ids of a VP8 payload; a short payload has none."""
     if len(payload) < 2 or not payload[0] & 0x80:
-        return _NONE
+        return NOTHING_TOLD
     extended, at = payload[1], 2
     picture_at = picture_bits = picture_id = tl0_at = tl0_index = 0
+    temporal, is_sync = -1, False
     if extended & 0x80:
         if len(payload) < at + 2:
-            return _NONE
+            return NOTHING_TOLD
         picture_at = at
         if payload[at] & 0x80:
             picture_bits, picture_id = 15, (payload[at] & 0x7F) << 8 | payload[at + 1]
@@ -47,9 +51,16 @@ def describe(payload: bytes | memoryview) -> Descriptor:
             at += 1
     if extended & 0x40:
         if len(payload) < at + 1:
-            return _NONE
+            return NOTHING_TOLD
         tl0_at, tl0_index = at, payload[at]
-    return Descriptor(picture_at, picture_bits, picture_id, tl0_at, tl0_index)
+        at += 1
+    if extended & 0x20:
+        if len(payload) < at + 1:
+            return NOTHING_TOLD
+        temporal, is_sync = payload[at] >> 6, bool(payload[at] & 0x20)
+    begins = payload[0] & 0x17 == 0x10  # S, and partition 0
+    frame = Told(temporal, begins, is_sync)
+    return Descriptor(picture_at, picture_bits, picture_id, tl0_at, tl0_index, frame)
 
 
 class PictureIds:
@@ -62,11 +73,14 @@ class PictureIds:
         self._last_picture: int | None = None
         self._last_tl0: int | None = None
 
-    def switch(self, first: Descriptor) -> None:
-        """Continue with a source whose first packet says this."""
+    def switch(self, first: Descriptor, *, is_same: bool = False) -> None:
+        """Continue with a source whose first packet says this.
+
+        `is_same`: more or fewer frames of the same.
+        """
         if first.picture_at and self._last_picture is not None:
             self.picture_offset = (self._last_picture + 1 - first.picture_id) & 0x7FFF
-        if first.tl0_at and self._last_tl0 is not None:
+        if first.tl0_at and self._last_tl0 is not None and not is_same:
             self.tl0_offset = (self._last_tl0 + 1 - first.tl0_index) & 0xFF
 
     def patch(self, buffer: bytearray, at: int, descriptor: Descriptor) -> None:

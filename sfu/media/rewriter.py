@@ -36,8 +36,11 @@ class Rewriter:
         self.sequence_offset = 0
         self.timestamp_offset = 0
 
-    def switch(self, sequence: int, timestamp: int, now: float) -> None:
-        """Continue with a source whose first packet has these numbers."""
+    def switch(self, sequence: int, timestamp: int, now: float, *, is_same: bool = False) -> None:
+        """Continue with a source whose first packet has these numbers.
+
+        `is_same`: more or fewer frames of the same, on the same clock.
+        """
         if self._keeps_first:
             self._keeps_first = False
             self._last_sequence, self._last_timestamp = (sequence - 1) & 0x7FFF, timestamp
@@ -48,7 +51,8 @@ class Rewriter:
             out_timestamp = (out_timestamp + elapsed) & 0xFFFFFFFF
         self._first_source_sequence = sequence
         self.sequence_offset = (first - sequence) & 0xFFFF
-        self.timestamp_offset = (out_timestamp - timestamp) & 0xFFFFFFFF
+        if not is_same:
+            self.timestamp_offset = (out_timestamp - timestamp) & 0xFFFFFFFF
 
     def map(self, sequence: int, timestamp: int, now: float) -> tuple[int, int] | None:
         """Return the outgoing numbers of a packet of the current source.

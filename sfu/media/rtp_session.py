@@ -10,7 +10,7 @@ from typing import Final
 
 from sfu.media import rtcp
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, RTX, starts_keyframe
-from sfu.media.leg import NOWHERE, Leg
+from sfu.media.leg import Leg
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import (
     AUDIO_LEVEL_URI,
@@ -20,6 +20,7 @@ from sfu.media.negotiation import (
     TRANSPORT_CC_URI,
     Section,
 )
+from sfu.media.outlet import NOWHERE
 from sfu.media.packet import MAX_PACKET_BYTES, ONE_BYTE_PROFILE, RtpPacket
 from sfu.media.quality import Quality, score
 from sfu.media.subscriptions import SubscriberOutlet, Subscriptions
@@ -145,7 +146,7 @@ class RtpSession:
     def release(self) -> None:
         """Let go of tracks and legs, and of the peer: nobody asks for them any more."""
         for track in self.tracks.values():
-            track.layers.clear()
+            track.end()
         self.tracks.clear()
         self._incoming.clear()  # packets may have come until now
         self._outlet, self.called = NOWHERE, None
@@ -189,8 +190,7 @@ class RtpSession:
             counters.packets_recovered += 1
         self._watch_loss(layer, packet, now)
         if self.admitted and not layer.track.is_silenced:
-            layer.track.fan_out.forward(layer, packet, now)
-            packet.bodies = {}  # few are asked for again, and then they are built again
+            layer.track.forward(layer, packet, now)
         else:
             counters.drop("silenced" if self.admitted else "not_admitted")
 

@@ -12,9 +12,10 @@ from typing import Protocol
 from sfu.media import rtcp
 from sfu.media.allocation import LayerOption, Wish, allocate
 from sfu.media.bandwidth import QUEUE_HIGH_S, QUEUE_LOW_S, BandwidthEstimator
-from sfu.media.leg import Leg, Outlet
+from sfu.media.leg import Leg
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
 from sfu.media.number_bank import SENT_KEPT
+from sfu.media.outlet import Outlet
 from sfu.media.packet import sequence_delta
 from sfu.media.probing import Prober
 from sfu.media.quality import Quality, score
@@ -217,6 +218,8 @@ class Subscriptions:
             self._wake(self._draining_until)
             return
         self._decided_bps, self.pass_over_until = self.limit_bps, 0.0
+        for leg in self.legs.values():
+            leg.max_fps = (self._preferences.get(leg.mid) or _NO_PREFERENCE).max_fps
         wishes = [self._wish(leg, now) for leg in self.legs.values() if leg.kind == "video" and leg.track]
         if not wishes:
             self._wanted_bps, self._least_since = 0.0, float("inf")
@@ -456,14 +459,19 @@ class Subscriptions:
 
     @property
     def _is_settled(self) -> bool:
-        """Whether there is nothing to choose: one layer a track, and all of them shown."""
+        """Whether there is nothing to choose: one layer a track, and all of them shown with every frame."""
         legs = (leg for leg in self.legs.values() if leg.kind == "video" and leg.track is not None)
         is_known = not self._has_feedback or math.isfinite(self._decided_bps)
         return (
             is_known
             and not (self._is_stale or self._wanted_bps)
             and all(
-                leg.track is not None and len(leg.track.layers) == 1 and leg.layer is not None for leg in legs
+                leg.track is not None
+                and len(leg.track.layers) == 1
+                and leg.layer is not None
+                and leg.layer.thinning is None
+                and leg.max_fps is None
+                for leg in legs
             )
         )
 

@@ -7,11 +7,16 @@ from typing import Final
 
 from sfu.media.audio_level import AudioLevel
 from sfu.media.codecs import Codec, frame_size
+from sfu.media.dependency import NOTHING_KNOWN, Dependencies, Told
 from sfu.media.fan_out import FanOut
 from sfu.media.history import History
 from sfu.media.keyframes import KeyframeRequests
 from sfu.media.nack import NackGenerator
+from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
+from sfu.media.packet import RtpPacket
+from sfu.media.picture_ids import NOTHING_TOLD, describe
 from sfu.media.reception import Reception
+from sfu.media.thinning import Thinning
 
 # A layer from which nothing came for so long is not a layer to show.
 LAYER_SILENT_S: Final = 1.0
@@ -32,6 +37,16 @@ _GUESSED_BPS: Final = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 
 # What an encoding is thought to cost falls by this each second, down to what it does cost.
 _NOMINAL_DECAY: Final = 0.95
+
+# Temporal layers that can be told apart, and those above which frames are left out: browsers make three.
+_TEMPORAL_LAYERS: Final = 8
+_LEAVING_OUT: Final = (0, 1)
+
+# So many frames a second more than asked for are as good as that.
+_MORE_FRAMES: Final = 1.2
+
+# When nobody wanted fewer frames for so long, none are prepared.
+_FEWER_UNUSED_S: Final = 10.0
 
 # Weight of the newest second in the rate of a layer.
 _RATE_SMOOTHING: Final = 0.5
@@ -79,6 +94,70 @@ class Layer:
         self.woken_at = float("-inf")
         self._octets_before = 0
         self._measured_at: float | None = None
+        # Where it is what another one is with fewer frames: that one, and how they are left out.
+        self._base: Layer | None = None
+        self.thinning: Thinning | None = None
+        # The same with fewer frames, fewest first; none as long as nobody wants them.
+        self.fewer: list[Layer] = []
+        self._fewer_wanted_at = float("-inf")
+        # Frames of each temporal layer since it was measured; frames in a second up to each, once known.
+        self._frames = [0] * _TEMPORAL_LAYERS
+        self._frame_rates: list[float] = []
+        self._dependencies = Dependencies()
+        # Of the packet that is being forwarded, as long as somebody wants fewer frames.
+        self._told = NOTHING_KNOWN
+
+    @property
+    def base(self) -> "Layer":
+        """The encoding that comes from the publisher: this one, or the one of which this is a part."""
+        return self._base if self._base is not None else self
+
+    @property
+    def _highest(self) -> int:
+        return self.thinning.highest if self.thinning is not None else _TEMPORAL_LAYERS
+
+    def with_frames(self, max_fps: int | None, shown: "Layer | None", now: float) -> "Layer":
+        """Return this, or what it is with so many frames a second; from fewer to more a step at a time.
+
+        What an encoder does not tell apart stays as it is, and so it does until that is known.
+        """
+        self._fewer_wanted_at = now
+        if not self.fewer:
+            self._frames, self._frame_rates = [0] * _TEMPORAL_LAYERS, []
+            self.fewer = [self._thinned(highest) for highest in _LEAVING_OUT]
+            if self.track.dependency_id:  # what its descriptors mean stands in a keyframe
+                self.track.want_keyframe(self, now)
+        steps = [*self.fewer, self]
+        at = steps.index(shown) if shown in steps else None
+        rates = self._frame_rates
+        if not rates:
+            return self if at is None else steps[at]
+        enough = [rate <= max_fps * _MORE_FRAMES for rate in rates] if max_fps is not None else []
+        fitting = max((tid for tid, fits in enumerate(enough) if fits), default=0)
+        wanted = len(self.fewer)
+        if max_fps is not None and rates[-1] > rates[fitting]:
+            wanted = min(fitting, wanted)
+        return steps[wanted if at is None else min(wanted, at + 1)]
+
+    def _thinned(self, highest: int) -> "Layer":
+        made = Layer(self.track, self.rid, self.ssrc, 90_000)
+        made._base, made.thinning = self, Thinning(highest)
+        return made
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether it is known of the packet that is being forwarded of which temporal layer it is."""
+        return self.base._told.temporal >= 0
+
+    def follows(self, shown: "Layer") -> bool:
+        """Tell whether this goes on from this packet on where more or fewer frames of the same were shown.
+
+        Fewer frames need nothing that was not sent; more begin where nothing is needed of those left out.
+        """
+        told = self.base._told
+        if shown._highest > self._highest:
+            return told.begins
+        return told.begins and told.is_sync and told.temporal == shown._highest + 1
 
     def measure(self, now: float) -> None:
         """Update the bitrate; called about once a second."""
@@ -88,7 +167,35 @@ class Layer:
             if now - self.last_packet_at < LAYER_SILENT_S:
                 # Encoders start low and follow what they show: a still picture is not what a layer costs.
                 self.nominal_bps = max(self.bitrate_bps, self.nominal_bps * _NOMINAL_DECAY)
+            self._measure_frames(now - self._measured_at, now)
         self._measured_at, self._octets_before = now, self.reception.octets
+
+    def _measure_frames(self, seconds: float, now: float) -> None:
+        if not self.fewer:
+            return
+        if now - self._fewer_wanted_at > _FEWER_UNUSED_S:
+            self.fewer, self._told, self._dependencies = [], NOTHING_KNOWN, Dependencies()
+            return
+        told = any(self._frames)
+        self._frame_rates = [count / seconds for count in itertools.accumulate(self._frames)] if told else []
+        self._frames = [0] * _TEMPORAL_LAYERS
+        for layer in self.fewer:
+            layer.measure(now)
+            layer.history.expire(now)
+
+    def tell(self, packet: RtpPacket, frame: Told) -> Told:
+        """Take note of the frame of a packet that is to be forwarded; return what is known of it.
+
+        `frame`: what its payload says; a dependency descriptor says more.
+        """
+        named = self.track.dependency_id
+        value = (
+            next((value for number, value in packet.extensions() if number == named), b"") if named else b""
+        )
+        told = self._told = self._dependencies.read(value) if value else frame
+        if told.begins and told.temporal >= 0:
+            self._frames[told.temporal] += 1
+        return told
 
     def begin_again(self, now: float) -> None:
         """Measure from now on: the silence before is not of this rate."""
@@ -162,6 +269,11 @@ class Track:
             for leg in self.fan_out.legs:
                 leg.format_changed(now)
 
+    @property
+    def dependency_id(self) -> int:
+        """Id of the dependency descriptor in the header extension; 0 where none was agreed."""
+        return next((n for n, uri in self.extensions.items() if uri == DEPENDENCY_DESCRIPTOR_URI), 0)
+
     def primary_codec(self) -> Codec | None:
         """Return the codec that the publisher prefers."""
         return next(iter(self.codecs.values()), None)
@@ -221,7 +333,7 @@ class Track:
             self._attended_at = now
             for layer in (leg.layer, leg.target):
                 if layer is not None:
-                    layer.used_at = now
+                    layer.base.used_at = now
         lowest = next(iter(by_quality(self.layers.values())), None)
         changed, self.is_hint_due = self.is_hint_due, False
         for layer in self.layers.values():
@@ -232,8 +344,34 @@ class Track:
                 layer.is_asleep = changed = True
         return [layer.rid for layer in self.layers.values() if not layer.is_asleep] if changed else None
 
+    def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Send a packet of a layer to everybody who receives it."""
+        if layer.fewer:
+            self._forward_fewer(layer, packet, now)
+        self.fan_out.forward(layer, packet, now)
+        packet.bodies = {}  # few are asked for again, and then they are built again
+
+    def _forward_fewer(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Send a packet to those who take fewer frames of its layer.
+
+        Fewest first, and all before those who take every frame: who goes over to fewer gets a packet once.
+        """
+        codec = self.codecs.get(packet.payload_type)
+        ids = describe(packet.peek(6)) if codec is not None and codec.name == "vp8" else NOTHING_TOLD
+        told = layer.tell(packet, ids.frame)
+        if told.temporal < 0:
+            return
+        for fewer in layer.fewer:
+            taken = fewer.thinning.take(packet, told, ids) if fewer.thinning is not None else None
+            if taken is not None and fewer.history.add(taken, now):
+                fewer.last_packet_at = now
+                fewer.reception.octets += len(taken.data)
+                self.fan_out.forward(fewer, taken, now)
+                taken.bodies = {}
+
     def want_keyframe(self, layer: Layer, now: float) -> None:
         """Ask the publisher, unless it was asked a moment ago."""
+        layer = layer.base
         if self.kind == "video":
             self._request_keyframe(layer, layer.keyframes.want(now))
 
@@ -251,6 +389,15 @@ class Track:
         if not self.layers:
             self._attended_at = now
         layer.measure(now)
+        replaced = self.layers.get(layer.rid)
+        if replaced is not None:
+            replaced.fewer = []  # its parts know it: a circle
         self.layers[layer.rid] = layer
         for leg in self.fan_out.legs:
             leg.layers_changed(now)
+
+    def end(self) -> None:
+        """Let go of the layers, and of their parts, which know them."""
+        for layer in self.layers.values():
+            layer.fewer = []
+        self.layers.clear()

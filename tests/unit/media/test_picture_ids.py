@@ -3,7 +3,10 @@
 import pytest
 from hypothesis import given, strategies as st
 
+from sfu.media.dependency import Told
 from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
+
+BEGINS = Told(-1, begins=True, is_sync=False)
 
 
 def payload(picture: int | None = None, bits: int = 15, tl0: int | None = None) -> bytes:
@@ -37,12 +40,12 @@ def sent(ids: PictureIds, data: bytes, *, first: bool = False) -> tuple[int, int
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (payload(), Descriptor(0, 0, 0, 0, 0)),
-        (payload(5, 7), Descriptor(2, 7, 5, 0, 0)),
-        (payload(0x1234), Descriptor(2, 15, 0x1234, 0, 0)),
-        (payload(tl0=9), Descriptor(0, 0, 0, 2, 9)),
-        (payload(5, 7, 9), Descriptor(2, 7, 5, 3, 9)),
-        (payload(0x1234, 15, 9), Descriptor(2, 15, 0x1234, 4, 9)),
+        (payload(), Descriptor(0, 0, 0, 0, 0, BEGINS)),
+        (payload(5, 7), Descriptor(2, 7, 5, 0, 0, BEGINS)),
+        (payload(0x1234), Descriptor(2, 15, 0x1234, 0, 0, BEGINS)),
+        (payload(tl0=9), Descriptor(0, 0, 0, 2, 9, BEGINS)),
+        (payload(5, 7, 9), Descriptor(2, 7, 5, 3, 9, BEGINS)),
+        (payload(0x1234, 15, 9), Descriptor(2, 15, 0x1234, 4, 9, BEGINS)),
     ],
 )
 def test_ids_are_read_where_they_stand(data, expected):

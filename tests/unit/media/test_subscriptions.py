@@ -339,6 +339,26 @@ def test_layers_are_chosen_anew_when_something_changed():
         assert scene.layers[0].used_at == scene.now
 
 
+def test_fewer_frames_are_chosen_each_second_until_all_are_wanted_again():
+    """Also where there is one layer, which is shown: how many frames it has may change."""
+    scene = Scene()
+    scene.publish()
+    scene.subscriptions.prefer("0", Preference(max_fps=8))
+    scene.tick()
+    assert scene.leg.max_fps == 8
+    assert scene.layers[0].fewer
+    for _ in range(2):
+        scene.now += 1
+        scene.subscriptions.report(scene.now)
+        assert scene.layers[0].used_at == scene.now
+    scene.subscriptions.prefer("0", None)
+    scene.tick()
+    assert scene.leg.max_fps is None
+    scene.now += 1
+    scene.subscriptions.report(scene.now)
+    assert scene.layers[0].used_at < scene.now
+
+
 # What is passed on, and what goes out by itself
 
 
