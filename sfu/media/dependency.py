@@ -11,7 +11,8 @@ from typing import Final, NamedTuple
 # Frames that are remembered, to know of which temporal layer those are that a frame needs.
 MAX_FRAMES: Final = 64
 
-# What a structure may hold; the field has six bits.
+# Temporal layers that there may be, and templates: the number of one has six bits.
+MAX_TEMPORAL_LAYERS: Final = 8
 _MAX_TEMPLATES: Final = 64
 
 
@@ -93,8 +94,8 @@ class Dependencies:
         while (next_ := bits.take(2)) != 3:
             temporal = {0: temporal, 1: temporal + 1, 2: 0}[next_]
             layers.append(temporal)
-            if len(layers) > _MAX_TEMPLATES:
-                raise ValueError("too many templates")
+            if len(layers) > _MAX_TEMPLATES or temporal >= MAX_TEMPORAL_LAYERS:
+                raise ValueError("too many templates or temporal layers")
         bits.take(2 * targets * len(layers))
         templates = []
         for layer in layers:

@@ -174,7 +174,9 @@ class Leg:
             layer = self.track.best_layer(now, shown)
         else:
             layer = self.track.layer_for(self.allotted, shown, now)
-        if layer is not None and (self.max_fps is not None or self.layer is not shown):
+        # Who had fewer frames has them until more can begin.
+        is_thin = self.layer is not shown and layer is shown
+        if layer is not None and (self.max_fps is not None or is_thin):
             layer = layer.with_frames(self.max_fps, self.layer, now)
         self.aim(layer, now)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from sfu.media.audio_level import AudioLevel
 from sfu.media.codecs import Codec, frame_size
-from sfu.media.dependency import NOTHING_KNOWN, Dependencies, Told
+from sfu.media.dependency import MAX_TEMPORAL_LAYERS, NOTHING_KNOWN, Dependencies, Told
 from sfu.media.fan_out import FanOut
 from sfu.media.history import History
 from sfu.media.keyframes import KeyframeRequests
@@ -38,8 +38,7 @@ _GUESSED_BPS: Final = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 # What an encoding is thought to cost falls by this each second, down to what it does cost.
 _NOMINAL_DECAY: Final = 0.95
 
-# Temporal layers that can be told apart, and those above which frames are left out: browsers make three.
-_TEMPORAL_LAYERS: Final = 8
+# The temporal layers above which frames are left out: browsers make three.
 _LEAVING_OUT: Final = (0, 1)
 
 # So many frames a second more than asked for are as good as that.
@@ -101,7 +100,7 @@ class Layer:
         self.fewer: list[Layer] = []
         self._fewer_wanted_at = float("-inf")
         # Frames of each temporal layer since it was measured; frames in a second up to each, once known.
-        self._frames = [0] * _TEMPORAL_LAYERS
+        self._frames = [0] * MAX_TEMPORAL_LAYERS
         self._frame_rates: list[float] = []
         self._dependencies = Dependencies()
         # Of the packet that is being forwarded, as long as somebody wants fewer frames.
@@ -114,7 +113,7 @@ class Layer:
 
     @property
     def _highest(self) -> int:
-        return self.thinning.highest if self.thinning is not None else _TEMPORAL_LAYERS
+        return self.thinning.highest if self.thinning is not None else MAX_TEMPORAL_LAYERS
 
     def with_frames(self, max_fps: int | None, shown: "Layer | None", now: float) -> "Layer":
         """Return this, or what it is with so many frames a second; from fewer to more a step at a time.
@@ -123,7 +122,7 @@ class Layer:
         """
         self._fewer_wanted_at = now
         if not self.fewer:
-            self._frames, self._frame_rates = [0] * _TEMPORAL_LAYERS, []
+            self._frames, self._frame_rates = [0] * MAX_TEMPORAL_LAYERS, []
             self.fewer = [self._thinned(highest) for highest in _LEAVING_OUT]
             if self.track.dependency_id:  # what its descriptors mean stands in a keyframe
                 self.track.want_keyframe(self, now)
@@ -178,7 +177,7 @@ class Layer:
             return
         told = any(self._frames)
         self._frame_rates = [count / seconds for count in itertools.accumulate(self._frames)] if told else []
-        self._frames = [0] * _TEMPORAL_LAYERS
+        self._frames = [0] * MAX_TEMPORAL_LAYERS
         for layer in self.fewer:
             layer.measure(now)
             layer.history.expire(now)

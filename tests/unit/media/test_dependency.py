@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from sfu.media.dependency import NOTHING_KNOWN, Dependencies, Told
+from sfu.media.dependency import MAX_TEMPORAL_LAYERS, NOTHING_KNOWN, Dependencies, Told
 
 # Chromium 156, VP8 in three temporal layers: the first packets of the frames from a keyframe on, what
 # temporal layer each is of, and whether it needs nothing but the lowest.
@@ -55,11 +55,28 @@ def test_one_that_is_cut_says_nothing_or_what_stood_before_the_cut(length):
     assert reader.read(bytes.fromhex(STRUCTURE)).temporal == 0
 
 
+def bits(*fields):
+    """Bytes of numbers of so many bits each, as (number, bits), filled up with ones."""
+    text = "".join(f"{number:0{size}b}" for number, size in fields)
+    text += "1" * (-len(text) % 8)
+    return int(text, 2).to_bytes(len(text) // 8, "big")
+
+
+@pytest.mark.parametrize(("step", "count"), [(1, MAX_TEMPORAL_LAYERS), (0, 64), (1, 62)])
+def test_more_layers_or_templates_than_there_may_be_are_refused(step, count):
+    head = [(1, 1), (0, 1), (0, 6), (1, 16), (1, 1), (0, 4), (0, 6), (0, 5)]
+    rest = [(0, 2)] * 70 + [(0, 1)] * 70
+    reader = Dependencies()
+    assert reader.read(bits(*head, *[(step, 2)] * count, (3, 2), *rest)) == NOTHING_KNOWN
+    fewer = MAX_TEMPORAL_LAYERS - 1 if step else 63
+    assert reader.read(bits(*head, *[(step, 2)] * fewer, (3, 2), *rest)).temporal == 0
+
+
 @given(st.lists(st.binary(max_size=40), max_size=20))
 def test_whatever_comes_is_read_or_passed_over(values):
     reader = Dependencies()
     for value in [bytes.fromhex(STRUCTURE), *values]:
         told = reader.read(value)
-        assert -1 <= told.temporal <= 63
+        assert -1 <= told.temporal < MAX_TEMPORAL_LAYERS
     reader.read(bytes.fromhex(STRUCTURE))
     assert reader.read(bytes.fromhex("8501141220")) == Told(2, begins=True, is_sync=True)
