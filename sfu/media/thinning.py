@@ -16,8 +16,9 @@ from sfu.media.dependency import Told
 from sfu.media.packet import RtpPacket, sequence_delta
 from sfu.media.picture_ids import Descriptor
 
-# More than this is no loss, but a source that began anew.
+# More than this is no loss, and more than that behind is not late, but a source that began anew.
 MAX_MISSING: Final = 512
+MAX_LATE: Final = 4096
 
 # Pictures left out that are remembered, for packets that come late.
 MAX_PICTURES: Final = 64
@@ -42,7 +43,7 @@ class Thinning:
         """Return a packet as it goes out, None if it does not; `told`: its ids, if it is VP8."""
         is_wanted = frame.temporal <= self.highest
         ahead = 1 if self._newest is None else sequence_delta(packet.sequence, self._newest)
-        if ahead <= 0:
+        if self._newest is not None and is_late(packet.sequence, self._newest):
             number = self._missing.pop(packet.sequence, None)
             if number is None:  # it was left out, or it is here again
                 return None
@@ -75,6 +76,11 @@ class Thinning:
         half = 0x4000 if told.picture_bits == 15 else 0x40
         since = [gone for gone in self._lately if 0 < (gone - told.picture_id) & (2 * half - 1) < half]
         return _renumbered(packet, told, number, self._pictures - len(since))
+
+
+def is_late(sequence: int, newest: int) -> bool:
+    """Tell whether a packet comes behind the newest."""
+    return -MAX_LATE < sequence_delta(sequence, newest) <= 0
 
 
 def _renumbered(packet: RtpPacket, told: Descriptor, sequence: int, fewer: int) -> RtpPacket:

@@ -16,7 +16,7 @@ from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import NOTHING_TOLD, describe
 from sfu.media.reception import Reception
-from sfu.media.thinning import Thinning
+from sfu.media.thinning import Thinning, is_late
 
 # A layer from which nothing came for so long is not a layer to show.
 LAYER_SILENT_S: Final = 1.0
@@ -103,8 +103,9 @@ class Layer:
         self._frames = [0] * MAX_TEMPORAL_LAYERS
         self._frame_rates: list[float] = []
         self._dependencies = Dependencies()
-        # Of the packet that is being forwarded, as long as somebody wants fewer frames.
+        # Of the packet that is being forwarded, while somebody wants fewer frames; and the newest number.
         self._told = NOTHING_KNOWN
+        self._newest: int | None = None
 
     @property
     def base(self) -> "Layer":
@@ -174,6 +175,7 @@ class Layer:
             return
         if now - self._fewer_wanted_at > _FEWER_UNUSED_S:
             self.fewer, self._told, self._dependencies = [], NOTHING_KNOWN, Dependencies()
+            self._newest = None
             return
         told = any(self._frames)
         self._frame_rates = [count / seconds for count in itertools.accumulate(self._frames)] if told else []
@@ -192,6 +194,10 @@ class Layer:
             next((value for number, value in packet.extensions() if number == named), b"") if named else b""
         )
         told = self._told = self._dependencies.read(value) if value else frame
+        if self._newest is not None and is_late(packet.sequence, self._newest):
+            self._told = told._replace(begins=False)  # too late for anybody to begin with
+        else:
+            self._newest = packet.sequence
         if told.begins and told.temporal >= 0:
             self._frames[told.temporal] += 1
         return told

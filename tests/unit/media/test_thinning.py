@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from sfu.media.leg import Leg
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import describe
-from sfu.media.thinning import MAX_MISSING, Thinning
+from sfu.media.thinning import MAX_LATE, MAX_MISSING, Thinning
 from tests.unit.media.scene import SENDING, Outlet, Wishes, layer, rtp, slot, track
 
 # Temporal layer, what a frame needs by its place in the pattern (below zero: of the pattern before), and
@@ -149,9 +149,9 @@ def test_within_a_frame_that_is_left_out_nothing_is_waited_for():
 def test_a_source_that_jumps_is_followed():
     encoder, thinning = Encoder(), Thinning(0)
     take(thinning, encoder.frame().packets[0])
-    encoder.sequence += MAX_MISSING + 100
-    assert take(thinning, encoder.frame(key=True).packets[0]) is not None
-    encoder.frame()
+    for jump in (MAX_MISSING + 100, -MAX_LATE - 100):
+        encoder.sequence += jump
+        assert take(thinning, encoder.frame(key=True).packets[0]) is not None
 
 
 class Viewer:
@@ -251,3 +251,23 @@ def test_what_was_left_out_is_not_sent_again_and_what_was_sent_is():
     viewer.leg.repeat([last.sequence], viewer.now)
     (again,) = viewer.outlet.take_sent()
     assert again.data[again.payload + 2 :] == last.data[last.payload :]
+
+
+def test_nobody_goes_over_with_a_packet_that_comes_late():
+    """What came after it went out already, under the numbers of before."""
+    viewer = Viewer()
+    viewer.second(8)
+    frame = viewer.encoder.frame()
+    late, in_order = frame.packets
+    viewer.track.forward(viewer.layer, in_order, viewer.now)
+    viewer.layer.measure(viewer.now)
+    viewer.leg.allot("", viewer.now)
+    assert viewer.leg.target is viewer.layer.fewer[0]
+    viewer.track.forward(viewer.layer, late, viewer.now)
+    assert viewer.leg.layer is viewer.layer
+    for _ in range(4):
+        for packet in viewer.encoder.frame().packets:
+            viewer.track.forward(viewer.layer, packet, viewer.now)
+    assert viewer.leg.layer is viewer.layer.fewer[0]
+    numbers = [packet.sequence for packet in viewer.outlet.take_sent()]
+    assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
