@@ -180,7 +180,9 @@ class MediaPorts(DatagramReceiver):
         if check is None or endpoint is None or password is None:
             self.counters.drop("unauthenticated_check")
             return
-        path.send_now(check.response(path.address, password))
+        # With whatever else goes out: who checks is in no hurry.
+        self.udp.outgoing.put(self.udp.reserve(), check.response(path.address, password))
+        self.send_row(path)
         self._validated(endpoint, check, path, now)
 
     def _validated(self, endpoint: Endpoint, check: Check, path: Path, now: float) -> None:

@@ -5,7 +5,7 @@ that holds a report with a profile extension, and cannot say whom a FIR is for.
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -129,25 +129,26 @@ def parse(data: bytes) -> list[Rtcp]:
                 raise ValueError("wrong RTCP padding")
             body = body[: -body[-1]]
         try:
-            found.extend(_parse_one(kind, first & 31, body))
+            _parse_one(found, kind, first & 31, body)
         except (struct.error, IndexError) as error:
             raise ValueError("RTCP packet too short for what it says") from error
         at = end
     return found
 
 
-def _parse_one(kind: int, count: int, body: bytes) -> Iterator[Rtcp]:
-    if kind == SR:
-        ssrc, ntp, timestamp, packets, octets = struct.unpack_from("!IQIII", body)
-        yield SenderReport(ssrc, ntp, timestamp, packets, octets, _reports(body, 24, count))
+def _parse_one(found: list[Rtcp], kind: int, count: int, body: bytes) -> None:
+    """Add what one packet says."""
+    if kind == RTPFB:
+        _parse_transport_feedback(found, count, body)
     elif kind == RR:
-        yield ReceiverReport(struct.unpack_from("!I", body)[0], _reports(body, 4, count))
-    elif kind == BYE:
-        yield Bye(struct.unpack_from(f"!{count}I", body))
-    elif kind == RTPFB:
-        yield from _parse_transport_feedback(count, body)
+        found.append(ReceiverReport(struct.unpack_from("!I", body)[0], _reports(body, 4, count)))
+    elif kind == SR:
+        ssrc, ntp, timestamp, packets, octets = struct.unpack_from("!IQIII", body)
+        found.append(SenderReport(ssrc, ntp, timestamp, packets, octets, _reports(body, 24, count)))
     elif kind == PSFB:
-        yield from _parse_payload_feedback(count, body)
+        _parse_payload_feedback(found, count, body)
+    elif kind == BYE:
+        found.append(Bye(struct.unpack_from(f"!{count}I", body)))
 
 
 def _reports(body: bytes, at: int, count: int) -> tuple[Report, ...]:
@@ -159,7 +160,7 @@ def _reports(body: bytes, at: int, count: int) -> tuple[Report, ...]:
     return tuple(reports)
 
 
-def _parse_transport_feedback(fmt: int, body: bytes) -> Iterator[Rtcp]:
+def _parse_transport_feedback(found: list[Rtcp], fmt: int, body: bytes) -> None:
     sender, media = struct.unpack_from("!II", body)
     if fmt == NACK:
         lost: list[int] = []
@@ -167,22 +168,22 @@ def _parse_transport_feedback(fmt: int, body: bytes) -> Iterator[Rtcp]:
             first, mask = struct.unpack_from("!HH", body, at)
             lost.append(first)
             lost.extend((first + bit + 1) & 0xFFFF for bit in range(16) if mask >> bit & 1)
-        yield Nack(sender, media, tuple(lost))
+        found.append(Nack(sender, media, tuple(lost)))
     elif fmt == _TRANSPORT_CC:
-        yield TransportFeedback(sender, body[8:])
+        found.append(TransportFeedback(sender, body[8:]))
 
 
-def _parse_payload_feedback(fmt: int, body: bytes) -> Iterator[Rtcp]:
+def _parse_payload_feedback(found: list[Rtcp], fmt: int, body: bytes) -> None:
     sender, media = struct.unpack_from("!II", body)
     if fmt == _PLI:
-        yield KeyframeRequest(sender, media)
+        found.append(KeyframeRequest(sender, media))
     elif fmt == _FIR:  # the SSRC stands in the entry, RFC 5104 section 4.3.1
         for at in range(8, len(body) - 7, 8):
-            yield KeyframeRequest(sender, struct.unpack_from("!I", body, at)[0])
+            found.append(KeyframeRequest(sender, struct.unpack_from("!I", body, at)[0]))
     elif fmt == _APPLICATION and body[8:12] == _REMB:
         count, high, low = struct.unpack_from("!BBH", body, 12)
         mantissa = (high & 3) << 16 | low
-        yield Remb(sender, mantissa << (high >> 2), struct.unpack_from(f"!{count}I", body, 16))
+        found.append(Remb(sender, mantissa << (high >> 2), struct.unpack_from(f"!{count}I", body, 16)))
 
 
 def _packet(count: int, kind: int, body: bytes) -> bytes:

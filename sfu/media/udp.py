@@ -46,7 +46,7 @@ SOCKET_BUFFER_BYTES: Final = 4 << 20
 # Feedback waits in a socket of its own: so many are taken after the media, so often, and the rest at each
 # tick, so many at a time. Its buffer is small: what waits longer than a few ticks is of no use.
 ASIDE_MOST: Final = 16
-ASIDE_EVERY_S: Final = 0.004
+ASIDE_EVERY_S: Final = 0.01
 ASIDE_BUFFER_BYTES: Final = 512 << 10
 
 # Of Linux (asm-generic/socket.h): choose by a program among the sockets of one port.

@@ -53,6 +53,23 @@ def test_the_response_tells_the_client_its_address():
         assert answer.check_message_integrity(ours.password.encode())
 
 
+@given(
+    st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)).filter(
+        lambda ip: getattr(ip, "ipv4_mapped", None) is None and getattr(ip, "scope_id", None) is None
+    ),
+    st.integers(0, 65535),
+    st.binary(min_size=12, max_size=12),
+)
+def test_the_response_is_what_aioice_writes(ip, port, transaction):
+    """To the last byte, whatever the address: the mask of IPv6 is of the transaction."""
+    password = "secret of one generation"
+    message = stun.Message(stun.Method.BINDING, stun.Class.REQUEST, transaction)
+    expected = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, transaction)
+    expected.attributes["XOR-MAPPED-ADDRESS"] = (str(ip), port)
+    expected.add_message_integrity(password.encode())
+    assert Check("us", "them", False, message).response((str(ip), port), password) == bytes(expected)
+
+
 def variant(**changes: object) -> bytes:
     """A check that is wrong in one way."""
     message = stun.Message(
