@@ -3,7 +3,7 @@
 The packet path adds to plain integers (sfu/counters.py); a collector reads them when it is asked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Protocol
 
@@ -57,6 +57,8 @@ class _MediaCollector(Collector):
         self.store_is_there: Callable[[], bool] = lambda: True
         self.bus_is_there: Callable[[], bool] = lambda: True
         self.links: Callable[[], Sequence[LinkQuality]] = lambda: ()
+        # Slots with a picture in them, by what their link lets them show: all, less, nothing.
+        self.video_slots: Callable[[], Mapping[str, int]] = dict
 
     def collect(self) -> Iterator[Metric]:
         counters = self._counters
@@ -75,6 +77,11 @@ class _MediaCollector(Collector):
         yield GaugeMetricFamily("sfu_bus_up", "whether the bus is connected", value=self.bus_is_there())
         for name in ("peers", "rooms", "tracks", "tasks"):
             yield GaugeMetricFamily(f"sfu_{name}", f"{name} now", value=getattr(self, name)())
+        meaning = "pictures that people get, by how much of what they asked for"
+        slots = GaugeMetricFamily("sfu_video_slots", meaning, labels=["shows"])
+        for shows, count in self.video_slots().items():
+            slots.add_metric([shows], count)
+        yield slots
         yield from self._collect_links(self.links())
 
     def _collect_links(self, links: Sequence[LinkQuality]) -> Iterator[Metric]:

@@ -235,6 +235,7 @@ class Server:
         metrics.live.tasks = lambda: len(asyncio.all_tasks())
         metrics.live.worst_stall = lambda: astuple(self.plane.worst_stall)
         metrics.live.links = lambda: self.plane.qualities()
+        metrics.live.video_slots = lambda: self.plane.video_slots()
         self.process_id = ids.process_id()
         # Of what was under way when it died it is not known whether it is kept: whoever missed it is told.
         self.store = open_store(settings.store.url, lambda: self.hub.catch_up_all())

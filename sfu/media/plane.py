@@ -162,6 +162,16 @@ class MediaPlane:
         found = [member.connection.rtp.quality() for _, member in self._peers.values()]
         return [quality for quality in found if quality is not None]
 
+    def video_slots(self) -> dict[str, int]:
+        """Return how many slots show a picture as it was asked for, less of it, and nothing for now."""
+        found = {"all": 0, "less": 0, "nothing": 0}
+        for _, member in self._peers.values():
+            for leg in member.connection.rtp.legs.values():
+                if leg.kind == "video" and leg.track is not None:
+                    shows = "nothing" if leg.layer is None else "less" if leg.is_limited else "all"
+                    found[shows] += 1
+        return found
+
     # Negotiation
 
     async def offer(self, peer_id: str, request: OfferRequest) -> OfferReply:

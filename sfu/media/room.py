@@ -325,9 +325,31 @@ class Room:
             "rtt_ms": round(trip * 1000) if trip is not None else None,
             "bitrate_bps": round(quality.bitrate_bps),
         }
-        self._emit(member.peer_id, "media.quality", data)
+        estimate = quality.estimate_bps
+        own = data | {
+            "jitter_ms": round(quality.jitter_s * 1000),
+            "estimate_bps": round(estimate) if estimate is not None else None,
+            "slots": self._slot_qualities(member),
+        }
+        self._emit(member.peer_id, "media.quality", own)
         if changed and not member.hidden and len(self.members) <= MAX_TOLD_OF_QUALITY:
             self._tell_others(member, "media.quality", data)
+
+    @staticmethod
+    def _slot_qualities(member: Member) -> list[dict[str, Any]]:
+        """Return how each slot arrives through which something flows."""
+        return [
+            {
+                "mid": leg.mid,
+                "layer": leg.layer.rid or None,
+                "bitrate_bps": round(leg.bitrate_bps),
+                "loss": round(leg.loss, 3),
+                "jitter_ms": round(leg.jitter / leg.clock_rate * 1000),
+                "limited": leg.is_limited,
+            }
+            for leg in member.connection.rtp.legs.values()
+            if leg.layer is not None
+        ]
 
     def tell_speakers(self, now: float) -> None:
         """Tell everybody who speaks, loudest first, when it is not as it was told last."""

@@ -209,6 +209,32 @@ async def test_who_speaks_is_told_and_who_falls_silent_too(plane):
         await plane.event("listener", "media.speakers", lambda data: not data["speakers"])
 
 
+async def test_who_receives_is_told_how_well_it_arrives(plane):
+    """Of himself slot by slot, those through which something flows; the others are told the sums only."""
+    async with peers(plane, "viewer", "publisher", "other") as (viewer, publisher, other):
+        await viewer.offer(audio_slots=2, video_slots=1)
+        await other.offer(audio_slots=1)
+        await publisher.offer(Tone(440), CounterVideo())
+
+        def is_of_both(data):
+            slots = data.get("slots", [])
+            return len(slots) == 2 and data["rtt_ms"] is not None and all(x["bitrate_bps"] for x in slots)
+
+        told = await plane.event("viewer", "media.quality", is_of_both)
+        assert told["participant_id"] == "viewer"
+        assert told["score"] == 5
+        assert told["jitter_ms"] == max(slot["jitter_ms"] for slot in told["slots"]) < 100
+        # Each is rounded by itself.
+        assert abs(told["bitrate_bps"] - sum(slot["bitrate_bps"] for slot in told["slots"])) <= 2
+        shown = {slot["mid"]: slot for slot in viewer.reply.slots}
+        for slot in told["slots"]:
+            assert (slot["layer"], slot["loss"], slot["limited"]) == (None, 0.0, False)
+        assert sorted(shown[slot["mid"]]["kind"] for slot in told["slots"]) == ["audio", "video"]
+        assert plane.plane.video_slots() == {"all": 1, "less": 0, "nothing": 0}
+        others = await plane.event("other", "media.quality", lambda data: data["participant_id"] == "viewer")
+        assert set(others) == {"participant_id", "score", "loss", "rtt_ms", "bitrate_bps"}
+
+
 async def test_one_speaks_to_many_in_a_batch(plane):
     """Six listeners of one voice and one picture are sent to as rows of one array; nothing is missing."""
     names = [f"listener{number}" for number in range(6)]

@@ -37,6 +37,15 @@ def test_links_are_told_by_score_and_by_quantile():
     assert not any(name.startswith("sfu_peer_estimate_bps{") for name in figures)
 
 
+def test_pictures_are_told_by_how_much_of_them_people_get():
+    metrics = Metrics()
+    metrics.live.video_slots = lambda: {"all": 7, "less": 2, "nothing": 1}
+    figures = told(metrics)
+    assert figures['sfu_video_slots{shows="all"}'] == 7
+    assert figures['sfu_video_slots{shows="less"}'] == 2
+    assert figures['sfu_video_slots{shows="nothing"}'] == 1
+
+
 def test_without_links_there_are_no_figures():
     figures = told(Metrics())
     assert sum(value for name, value in figures.items() if name.startswith("sfu_peers_by_score")) == 0
