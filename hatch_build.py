@@ -48,6 +48,7 @@ COMPILED = (
     "media/negotiation",
     "media/number_bank",
     "media/outlet",
+    "media/pacing",
     "media/packet",
     "media/picture_ids",
     "media/ports",

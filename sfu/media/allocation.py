@@ -21,6 +21,18 @@ _LAST_RESORT = 0.7
 _SIZE_TOLERANCE = 1.1
 
 
+@dataclass(slots=True)
+class Preference:
+    """What a receiver said it needs of a slot or a track."""
+
+    priority: int = 0
+    paused: bool = False
+    pinned: bool = False
+    max_width: int | None = None
+    max_height: int | None = None
+    max_fps: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LayerOption:
     """One layer that could be sent: its name, what it costs, and its size if it is known."""

@@ -12,6 +12,7 @@ from sfu.media.batch import Batch, Lane, Offsets
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
 from sfu.media.negotiation import Section, Sending
 from sfu.media.outlet import Outlet
+from sfu.media.pacing import Pacer
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
 from sfu.media.profile import Body, Profile
@@ -49,6 +50,7 @@ class Leg:
         outlet: Outlet,
         first_sequence: int | None,
         changed: Callable[[], None] | None = None,
+        pacer: "Pacer[Waiting] | None" = None,
     ) -> None:
         self.mid, self.kind = section.mid, section.kind
         self.section, self.sending, self._outlet = section, sending, outlet
@@ -60,6 +62,8 @@ class Leg:
         self.taken_up_at = float("-inf")
         self._profile: Profile | None = None
         self._profile_key = 0
+        # Where video waits that the link cannot take yet; sound never does.
+        self._pacer = pacer if self.kind == "video" else None
         # Called when layers are to be chosen anew; None: this leg takes the best there is.
         self._changed = changed
         # The rid that was allotted to it, and whether it was told to send nothing at all.
@@ -194,9 +198,9 @@ class Leg:
     # In a batch
 
     def lane(self) -> tuple[Lane, Profile, int] | None:
-        """Return the way into a batch; None where each packet must be kept or goes over TCP."""
+        """Return the way into a batch; None where each packet must be kept or wait, or goes over TCP."""
         profile = self._profile
-        if profile is None or not self._outlet.ready():
+        if profile is None or not self._outlet.ready() or (self._pacer is not None and self._pacer.is_on):
             return None
         if self.kind == "video" and not profile.is_repairable:
             return None
@@ -256,14 +260,31 @@ class Leg:
         if profile is None or not self._outlet.ready():
             return
         self._catch_up()
-        payload_type = profile.payload_types.get(packet.payload_type)
-        if payload_type is None:
+        if packet.payload_type not in profile.payload_types:
             self._outlet.counters.drop("codec_not_agreed")
             return
-        if layer is not self.layer and not self._take_up(layer, packet, profile, now):
+        pacer, size = self._pacer, len(packet.data)
+        if layer is not self.layer:
+            if not self._take_up(layer, packet, profile, now):
+                return
+        elif pacer is not None and pacer.is_on and not pacer.takes(size, now):
+            pacer.wait((self, layer, packet), size, now)
             return
+        self._send(profile, packet, now)
+
+    def send_waiting(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Send what had to wait, if it is of what this slot still shows."""
+        profile = self._profile
+        if layer is not self.layer or profile is None or not self._outlet.ready():
+            self._outlet.counters.drop("waited_in_vain")
+            return
+        self._catch_up()
+        self._send(profile, packet, now)
+
+    def _send(self, profile: Profile, packet: RtpPacket, now: float) -> None:
+        payload_type = profile.payload_types.get(packet.payload_type)
         numbers = self._rewriter.map(packet.sequence, packet.timestamp, now)
-        if numbers is None:
+        if numbers is None or payload_type is None:
             return
         body: Body | None = packet.bodies.get(self._profile_key)
         if body is None:
@@ -313,6 +334,9 @@ class Leg:
         elif self.kind == "video" and not starts_keyframe(name, packet.peek(KEYFRAME_PEEK_BYTES)):
             layer.track.want_keyframe(layer, now)
             return False
+        if self._pacer is not None:  # what waits of the layer before goes before it
+            for leg, waiting_layer, waiting in self._pacer.take_all():
+                leg.send_waiting(waiting_layer, waiting, now)
         # What the batch of the layer before has sent is counted with the offsets of that layer.
         self.enter(None)
         self.layer, self.taken_up_at = layer, now
@@ -350,7 +374,9 @@ class Leg:
                 break
             if now - self._repeated.get(sequence, float("-inf")) < least:
                 continue
-            if self._repeat_one(sequence, now):
+            if length := self._repeat_one(sequence, now):
+                if self._pacer is not None:
+                    self._pacer.spend(length, now)
                 self._repeat_budget -= 1
                 self._repeated[sequence] = now
                 repeated.append(sequence)
@@ -454,3 +480,7 @@ class Leg:
         sent_at = self._reports_sent.get(report.last_sr)
         if report.last_sr and sent_at is not None:
             self.round_trip_s = max(0.0, now - sent_at - report.delay_since_sr / 65536)
+
+
+# A packet that waits for its turn, who sends it, and of which layer it is.
+Waiting = tuple[Leg, Layer, RtpPacket]

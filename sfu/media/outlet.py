@@ -28,6 +28,19 @@ class Outlet(Protocol):
         """Return the way of this peer's packets in a batch; None where it has none (TCP)."""
 
 
+class SubscriberOutlet(Outlet, Protocol):
+    """How legs send, and what was sent lately."""
+
+    def send_rtcp(self, data: bytes) -> None:
+        """Protect and queue a compound."""
+
+    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
+        """Return when the packets from a transport-wide number on were sent, and their sizes."""
+
+    def recall_bytes(self, first: int, count: int) -> int:
+        """Return the bytes of the packets from a transport-wide number on."""
+
+
 class Nowhere:
     """The outlet of a peer that has gone: nothing leaves by it, and it keeps nobody in memory."""
 

@@ -17,13 +17,13 @@ from aiortc import RTCDataChannel, RTCSessionDescription
 from sfu import clock, ids
 from sfu.errors import BadRequest, NotAllowed, NotFound, Unavailable
 from sfu.media.agenda import Agenda
+from sfu.media.allocation import Preference
 from sfu.media.negotiation import Policy
 from sfu.media.peer_connection import FingerprintChanged, PeerConnection, PeerSettings
 from sfu.media.quality import Quality
 from sfu.media.room import Member, Room, Watcher
 from sfu.media.rtp_session import Publication
 from sfu.media.stalls import Stall, StallWatch
-from sfu.media.subscriptions import Preference
 from sfu.tasks import end
 
 log = structlog.get_logger()

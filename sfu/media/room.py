@@ -11,11 +11,11 @@ from aiortc import RTCDataChannel
 
 from sfu import clock
 from sfu.errors import NotAllowed
+from sfu.media.allocation import Preference
 from sfu.media.audio_level import in_steps
 from sfu.media.negotiation import Section
 from sfu.media.peer_connection import PeerConnection
 from sfu.media.slots import Candidate, Slot, assign
-from sfu.media.subscriptions import Preference
 from sfu.media.track import Track
 
 # Speakers that are told at once; nobody follows more voices.

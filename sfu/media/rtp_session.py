@@ -20,10 +20,10 @@ from sfu.media.negotiation import (
     TRANSPORT_CC_URI,
     Section,
 )
-from sfu.media.outlet import NOWHERE
+from sfu.media.outlet import NOWHERE, SubscriberOutlet
 from sfu.media.packet import MAX_PACKET_BYTES, ONE_BYTE_PROFILE, RtpPacket
 from sfu.media.quality import Quality, score
-from sfu.media.subscriptions import SubscriberOutlet, Subscriptions
+from sfu.media.subscriptions import Subscriptions
 from sfu.media.track import LAYER_SILENT_S, Layer, SenderClock, Track
 from sfu.media.transport_cc import ArrivalRecorder
 

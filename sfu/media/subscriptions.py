@@ -6,16 +6,15 @@ an allocation, then a wish of each leg; a probe asks the link for more when that
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 from sfu.media import rtcp
-from sfu.media.allocation import LayerOption, Wish, allocate
+from sfu.media.allocation import LayerOption, Preference, Wish, allocate
 from sfu.media.bandwidth import QUEUE_HIGH_S, QUEUE_LOW_S, BandwidthEstimator
-from sfu.media.leg import Leg
+from sfu.media.leg import Leg, Waiting
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
 from sfu.media.number_bank import SENT_KEPT
-from sfu.media.outlet import Outlet
+from sfu.media.outlet import SubscriberOutlet
+from sfu.media.pacing import PACE, Pacer
 from sfu.media.packet import sequence_delta
 from sfu.media.probing import Prober
 from sfu.media.quality import Quality, score
@@ -66,31 +65,6 @@ _DRAIN_SHARE, _MAX_DRAIN_S = 0.8, 0.3
 MAX_FEEDBACK_PER_S = 100
 
 
-class SubscriberOutlet(Outlet, Protocol):
-    """How legs send, and what was sent lately."""
-
-    def send_rtcp(self, data: bytes) -> None:
-        """Protect and queue a compound."""
-
-    def recall(self, first: int, count: int, now: float) -> tuple[list[float], list[int]]:
-        """Return when the packets from a transport-wide number on were sent, and their sizes."""
-
-    def recall_bytes(self, first: int, count: int) -> int:
-        """Return the bytes of the packets from a transport-wide number on."""
-
-
-@dataclass(slots=True)
-class Preference:
-    """What a receiver said it needs of a slot or a track."""
-
-    priority: int = 0
-    paused: bool = False
-    pinned: bool = False
-    max_width: int | None = None
-    max_height: int | None = None
-    max_fps: int | None = None
-
-
 def _sleep_on(_at: float) -> None:
     """Wake nobody."""
 
@@ -117,6 +91,8 @@ class Subscriptions:
         # What the receiver states itself (REMB); used where there is no feedback.
         self.remb_bps: int | None = None
         self._prober = Prober()
+        # What is more than a narrow link takes at once.
+        self._pacer: Pacer[Waiting] = Pacer(wake)
         self._next_number: int | None = None
         self._arrival_clock = ArrivalClock()
         self._feedback_budget, self._feedback_at = float(MAX_FEEDBACK_PER_S), 0.0
@@ -147,7 +123,7 @@ class Subscriptions:
         """Begin a slot, or take over what was agreed for it again."""
         leg = self.legs.get(section.mid)
         if leg is None:
-            leg = Leg(section, sending, self._outlet, None, self.changed)
+            leg = Leg(section, sending, self._outlet, None, self.changed, self._pacer)
             self.legs[section.mid] = leg
             self._by_ssrc[sending.ssrc] = self._by_ssrc[sending.rtx_ssrc] = leg
         else:
@@ -178,7 +154,7 @@ class Subscriptions:
 
     def release(self, outlet: SubscriberOutlet) -> None:
         """Let go of the legs, and of the peer: nobody asks for them any more, and `outlet` sends nothing."""
-        self._outlet, self._wake = outlet, _sleep_on
+        self._outlet, self._wake, self._pacer = outlet, _sleep_on, Pacer(_sleep_on)
         self.legs.clear()
         self._second_repeats.clear()
 
@@ -391,6 +367,23 @@ class Subscriptions:
         ):
             bandwidth.begin_probe(now)
             self._wake(now + _PROBE_TICK_S)
+        self._pace(now)
+
+    def _pace(self, now: float) -> None:
+        """Spread what goes out over time, where the link was found full lately: elsewhere nothing waits."""
+        pacer, was_on = self._pacer, self._pacer.is_on
+        if self._has_feedback and now - self.bandwidth.congested_at < _WATCHED_S:
+            wanted = max(self.bandwidth.estimate_bps, self._media_bps, self._prober.target_bps)
+            pacer.rate_bps = PACE * wanted
+        else:
+            pacer.rate_bps = 0.0
+        if pacer.is_on != was_on:
+            self._send_waiting(pacer.take_all(), now)
+            self.lanes_changed()
+
+    def _send_waiting(self, waiting: list[Waiting], now: float) -> None:
+        for leg, layer, packet in waiting:
+            leg.send_waiting(layer, packet, now)
 
     # What goes out by itself
 
@@ -401,6 +394,10 @@ class Subscriptions:
             leg.repeat(sequences, now, is_second=True)
         if self._is_stale:
             self.allocate(now)
+        if self._pacer.is_waiting:
+            self._send_waiting(self._pacer.due(now), now)
+            if self._pacer.is_waiting:
+                self._wake(now + _PROBE_TICK_S)
         prober = self._prober
         if prober.is_running:
             self._pad(prober.padding(self._media_bps, now), now)
@@ -441,6 +438,8 @@ class Subscriptions:
         if not self._is_settled:
             self.allocate(now)
         self._try_again(now)
+        if self._pacer.is_on:
+            self._pace(now)
 
     def _try_again(self, now: float) -> None:
         """Let the first layer flow again on a link on which nothing fitted for a while."""

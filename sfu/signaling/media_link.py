@@ -9,8 +9,8 @@ from sfu.calls.call import Call, Participant
 from sfu.calls.service import CallService
 from sfu.calls.table import IN, PENDING, Status
 from sfu.errors import BadRequest, InvalidState, NotAllowed, SfuError
+from sfu.media.allocation import Preference
 from sfu.media.plane import OfferReply, OfferRequest, TrackInfo
-from sfu.media.subscriptions import Preference
 from sfu.signaling import messages
 from sfu.signaling.hub import Hub
 from sfu.signaling.session import Session

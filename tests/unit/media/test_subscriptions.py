@@ -9,11 +9,12 @@ import struct
 import pytest
 
 from sfu.media import rtcp
+from sfu.media.allocation import Preference
 from sfu.media.bandwidth import START_BPS
 from sfu.media.negotiation import Sending
 from sfu.media.number_bank import SENT_KEPT, NumberBank
 from sfu.media.packet import RtpPacket
-from sfu.media.subscriptions import MAX_FEEDBACK_PER_S, Preference, Subscriptions
+from sfu.media.subscriptions import MAX_FEEDBACK_PER_S, Subscriptions
 from sfu.media.track import Layer, SenderClock
 from sfu.media.transport_cc import ArrivalRecorder
 from tests.unit.media.scene import ALL_EXTENSIONS, OPUS, THEIR_VP8, Outlet, Wishes, layer, rtp, slot, track
