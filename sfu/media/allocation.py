@@ -4,17 +4,18 @@ Audio is served before; what is left of the estimate goes to video. Everybody ge
 lowest layer first, in order of priority, so that nobody is black while somebody is sharp;
 then better layers, a step at a time, within a priority in turn. What is shown already is
 kept while it fits; anything better must fit with room to spare, so that a link at the edge
-does not make pictures change back and forth.
+does not make pictures change back and forth. Below the lowest layer stands the same with fewer
+frames, where its encoder tells them apart: a picture that stutters is more than none.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # A better layer than the shown one must leave this much of the link free.
 HEADROOM = 1.10
 
-# The lowest layer of the first track is sent while the link takes this part of it: a picture
-# that stutters is more than none, and sound goes first on the way as well.
+# The lowest step of the first track is sent while the link takes this part of it: a picture
+# that comes late is more than none, and sound goes first on the way as well.
 _LAST_RESORT = 0.7
 
 # Sizes differ a little from what is asked for: a window of 641 pixels needs no second layer.
@@ -35,12 +36,16 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class LayerOption:
-    """One layer that could be sent: its name, what it costs, and its size if it is known."""
+    """One layer that could be sent: its name, what it costs, and its size if it is known.
+
+    `temporal`: the highest temporal layer that is sent of it; None: every frame.
+    """
 
     rid: str
     bitrate_bps: float
     width: int = 0
     height: int = 0
+    temporal: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class Wish:
     pinned: bool = False
     max_width: int | None = None
     max_height: int | None = None
+    # Of what is shown, as in `LayerOption`.
+    shown_temporal: int | None = None
 
     def usable(self) -> tuple[LayerOption, ...]:
         """Return the layers up to the first that fills the size asked for; at least one."""
@@ -63,7 +70,7 @@ class Wish:
         width, height = self.max_width or 0, self.max_height or 0
         for index, layer in enumerate(self.layers):
             fills = layer.width * _SIZE_TOLERANCE >= width and layer.height * _SIZE_TOLERANCE >= height
-            if layer.height and fills:
+            if layer.height and fills and layer.temporal is None:
                 return self.layers[: index + 1]
         return self.layers
 
@@ -78,6 +85,13 @@ class Allocation:
     used_bps: float
     # The next better allocation costs this much; equal to `used_bps` when there is none.
     next_bps: float
+    # Mid → highest temporal layer, of those that get fewer frames.
+    temporal: dict[str, int] = field(default_factory=dict)
+
+    def gives_least(self, wish: Wish) -> bool:
+        """Tell whether a slot gets the cheapest that there is, or nothing."""
+        rid, least = self.layers.get(wish.mid), wish.layers[0]
+        return rid is None or (rid == least.rid and self.temporal.get(wish.mid) == least.temporal)
 
 
 def allocate(
@@ -109,9 +123,13 @@ def allocate(
     with_layers = {mid: index for mid, index in chosen.items() if ladders[mid]}
     layers = {mid: ladders[mid][index].rid if index >= 0 else None for mid, index in with_layers.items()}
     limited = frozenset(mid for mid, index in with_layers.items() if index + 1 < len(ladders[mid]))
-    return Allocation(
-        layers, limited, audio_bps + used, audio_bps + _next_cost(ordered, ladders, chosen, used)
-    )
+    temporal = {
+        mid: highest
+        for mid, index in with_layers.items()
+        if index >= 0 and (highest := ladders[mid][index].temporal) is not None
+    }
+    next_bps = audio_bps + _next_cost(ordered, ladders, chosen, used)
+    return Allocation(layers, limited, audio_bps + used, next_bps, temporal)
 
 
 def _raise_layers(
@@ -134,7 +152,7 @@ def _raise_layers(
                     if index < 0 or index + 1 >= len(ladder):
                         continue
                     more = ladder[index + 1].bitrate_bps - ladder[index].bitrate_bps
-                    shown = next((i for i, layer in enumerate(ladder) if layer.rid == wish.shown), -1)
+                    shown = _place(ladder, wish)
                     # Below what is shown nothing is new: only what exceeds it needs room to spare.
                     spare = 1.0 if index + 1 <= shown else HEADROOM
                     if again <= (spare == 1.0) and (used + more) * spare <= budget:
@@ -142,6 +160,12 @@ def _raise_layers(
                         used += max(0.0, more)
                         raised = True
     return used
+
+
+def _place(ladder: tuple[LayerOption, ...], wish: Wish) -> int:
+    """Return which step of a ladder is shown; -1: none of them."""
+    what = (wish.shown, wish.shown_temporal)
+    return next((i for i, layer in enumerate(ladder) if (layer.rid, layer.temporal) == what), -1)
 
 
 def _next_cost(

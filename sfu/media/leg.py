@@ -71,6 +71,8 @@ class Leg:
         self.is_paused = False
         # Whether its link keeps it from the layer that it could show.
         self.is_limited = False
+        # The highest temporal layer that its link takes; None: every frame.
+        self.temporal: int | None = None
         # Frames in a second that the receiver has use for; None: all.
         self.max_fps: int | None = None
         clock_rate = section.codecs[0].clock_rate
@@ -114,7 +116,7 @@ class Leg:
         """Empty the slot; its SSRC stays, for whoever comes next."""
         if self.track is not None:
             self.track.fan_out.remove(self)
-        self.track = self.layer = self.target = self._profile = self.allotted = None
+        self.track = self.layer = self.target = self._profile = self.allotted = self.temporal = None
         self.is_paused = self.is_limited = False
         self._plain.clear()
         self._repeated.clear()
@@ -144,9 +146,11 @@ class Leg:
         if layer is not None and is_new and self._outlet.ready():
             layer.track.want_keyframe(layer, now)
 
-    def allot(self, rid: str | None, now: float, *, is_limited: bool = False) -> None:
-        """Take the layer to be shown, None for none: the link takes nothing more."""
-        self.is_paused, self.is_limited = rid is None, is_limited
+    def allot(
+        self, rid: str | None, now: float, *, is_limited: bool = False, temporal: int | None = None
+    ) -> None:
+        """Take the layer to be shown, None for none, and its temporal layers: the link takes nothing more."""
+        self.is_paused, self.is_limited, self.temporal = rid is None, is_limited, temporal
         self.allotted = rid
         if rid is None:
             self._stop()
@@ -180,8 +184,8 @@ class Leg:
             layer = self.track.layer_for(self.allotted, shown, now)
         # Who had fewer frames has them until more can begin.
         is_thin = self.layer is not shown and layer is shown
-        if layer is not None and (self.max_fps is not None or is_thin):
-            layer = layer.with_frames(self.max_fps, self.layer, now)
+        if layer is not None and (self.max_fps is not None or self.temporal is not None or is_thin):
+            layer = layer.with_frames(self.max_fps, self.layer, now, self.temporal)
         self.aim(layer, now)
 
     def layers_changed(self, now: float) -> None:

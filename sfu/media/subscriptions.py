@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from sfu.media import rtcp
-from sfu.media.allocation import LayerOption, Preference, Wish, allocate
+from sfu.media.allocation import Preference, Wish, allocate
 from sfu.media.bandwidth import QUEUE_HIGH_S, QUEUE_LOW_S, BandwidthEstimator
 from sfu.media.leg import Leg, Waiting
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
@@ -91,6 +91,8 @@ class Subscriptions:
         # What the receiver states itself (REMB); used where there is no feedback.
         self.remb_bps: int | None = None
         self._prober = Prober()
+        # Bytes by which a probe sent more than it should have: packets are whole.
+        self._padded_ahead = 0
         # What is more than a narrow link takes at once.
         self._pacer: Pacer[Waiting] = Pacer(wake)
         self._next_number: int | None = None
@@ -203,7 +205,7 @@ class Subscriptions:
         # A link that takes the lowest layers, as far as anybody knows, gets something of everything.
         may_pause = self._has_feedback and self.bandwidth.congested_at > self._least_since + _LEAST_TRIED_S
         choice = allocate(self._decided_bps, wishes, may_pause=may_pause)
-        is_least = all(choice.layers.get(w.mid) in (None, w.layers[0].rid) for w in wishes if w.layers)
+        is_least = all(choice.gives_least(wish) for wish in wishes if wish.layers)
         self._least_since = min(self._least_since, now) if is_least else float("inf")
         self._is_overdrawn = choice.used_bps > self._decided_bps
         is_full = self._has_feedback and self.bandwidth.queue_s > QUEUE_HIGH_S
@@ -214,7 +216,7 @@ class Subscriptions:
                 leg.stop()
                 self._drain(now)
             else:
-                leg.allot(rid, now, is_limited=mid in choice.limited)
+                leg.allot(rid, now, is_limited=mid in choice.limited, temporal=choice.temporal.get(mid))
         self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
 
     def _drain(self, now: float) -> None:
@@ -226,13 +228,10 @@ class Subscriptions:
     def _wish(self, leg: Leg, now: float) -> Wish:
         assert leg.track is not None
         preference = self._preferences.get(leg.mid) or _NO_PREFERENCE
-        options = tuple(
-            LayerOption(layer.rid, layer.nominal_bps, layer.width, layer.height)
-            for layer in leg.track.ladder(now)
-        )
         return Wish(
             leg.mid,
-            options,
+            leg.track.options(now),
+            shown_temporal=leg.temporal,
             shown=leg.layer.rid if leg.layer is not None else None,
             priority=preference.priority,
             pinned=preference.pinned,
@@ -366,6 +365,7 @@ class Subscriptions:
             and prober.begin(self._wanted_bps, bandwidth.estimate_bps, now)
         ):
             bandwidth.begin_probe(now)
+            self._padded_ahead = 0
             self._wake(now + _PROBE_TICK_S)
         self._pace(now)
 
@@ -413,12 +413,14 @@ class Subscriptions:
         return sum(layer.bitrate_bps for layer in shown)
 
     def _pad(self, size: int, now: float) -> None:
-        """Send so many bytes of repeats, on any leg that has some."""
+        """Send so many bytes of repeats, on any leg that has some; what is too much counts the next time."""
+        size -= self._padded_ahead
         legs = [leg for leg in self.legs.values() if leg.kind == "video" and leg.layer is not None]
         for leg in legs:
             if size <= 0:
-                return
+                break
             size -= leg.pad(size, now)
+        self._padded_ahead = max(0, -size)
 
     def report(self, now: float) -> None:
         """Send sender reports, and look at the layers; called once a second."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from sfu.media.allocation import LayerOption
 from sfu.media.audio_level import AudioLevel
 from sfu.media.codecs import Codec, frame_size
 from sfu.media.dependency import MAX_TEMPORAL_LAYERS, NOTHING_KNOWN, Dependencies, Told
@@ -40,6 +41,13 @@ _NOMINAL_DECAY: Final = 0.95
 
 # The temporal layers above which frames are left out: browsers make three.
 _LEAVING_OUT: Final = (0, 1)
+
+# What the frames up to those cost of an encoding before that was measured (libwebrtc's SimulcastRateAllocator
+# gives 40 and 60 % to them).
+_GUESSED_SHARES: Final = (0.45, 0.65)
+
+# An encoder that told nothing of its temporal layers for so long makes none.
+_UNTOLD_S: Final = 3.0
 
 # So many frames a second more than asked for are as good as that.
 _MORE_FRAMES: Final = 1.2
@@ -102,6 +110,8 @@ class Layer:
         # Frames of each temporal layer since it was measured; frames in a second up to each, once known.
         self._frames = [0] * MAX_TEMPORAL_LAYERS
         self._frame_rates: list[float] = []
+        # For how long nobody said of which temporal layer frames are, though somebody listened.
+        self._untold_s = 0.0
         self._dependencies = Dependencies()
         # Of the packet that is being forwarded, while somebody wants fewer frames; and the newest number.
         self._told = NOTHING_KNOWN
@@ -116,10 +126,30 @@ class Layer:
     def _highest(self) -> int:
         return self.thinning.highest if self.thinning is not None else MAX_TEMPORAL_LAYERS
 
-    def with_frames(self, max_fps: int | None, shown: "Layer | None", now: float) -> "Layer":
+    def thinner(self) -> list[tuple[int, float]]:
+        """Return what it costs up to each temporal layer, fewest frames first: (highest, bits a second).
+
+        Nothing where its encoder tells no frames apart; as long as nobody knows, what browsers do is expected
+        of those that agreed to describe their frames.
+        """
+        rates = self._frame_rates
+        if self._untold_s >= _UNTOLD_S or not (rates or self.track.dependency_id):
+            return []
+        found = []
+        for highest, share in zip(_LEAVING_OUT, _GUESSED_SHARES, strict=True):
+            if rates and rates[highest] >= rates[-1]:
+                break  # it has no more
+            measured = self.fewer[highest].nominal_bps if rates and self.fewer else 0.0
+            found.append((highest, measured or self.nominal_bps * share))
+        return found
+
+    def with_frames(
+        self, max_fps: int | None, shown: "Layer | None", now: float, highest: int | None = None
+    ) -> "Layer":
         """Return this, or what it is with so many frames a second; from fewer to more a step at a time.
 
-        What an encoder does not tell apart stays as it is, and so it does until that is known.
+        `highest`: the temporal layer above which the link takes no frames; None: it takes all. What an
+        encoder does not tell apart stays as it is, and so it does until that is known.
         """
         self._fewer_wanted_at = now
         if not self.fewer:
@@ -137,6 +167,8 @@ class Layer:
         wanted = len(self.fewer)
         if max_fps is not None and rates[-1] > rates[fitting]:
             wanted = min(fitting, wanted)
+        if highest is not None:
+            wanted = min(highest, wanted)
         return steps[wanted if at is None else min(wanted, at + 1)]
 
     def _thinned(self, highest: int) -> "Layer":
@@ -178,6 +210,8 @@ class Layer:
             self._newest = None
             return
         told = any(self._frames)
+        if told or self.is_alive(now):
+            self._untold_s = 0.0 if told else self._untold_s + seconds
         self._frame_rates = [count / seconds for count in itertools.accumulate(self._frames)] if told else []
         self._frames = [0] * MAX_TEMPORAL_LAYERS
         for layer in self.fewer:
@@ -309,6 +343,13 @@ class Track:
             if above.is_asleep:
                 above.nominal_bps = max(above.nominal_bps, below.nominal_bps * _CLEARLY_MORE)
         return found or list(self.layers.values())[:1]
+
+    def options(self, now: float) -> tuple[LayerOption, ...]:
+        """Return what could be sent, cheapest first: the layers, and the lowest of them with fewer frames."""
+        ladder = self.ladder(now)
+        thin = [(x, bps, highest) for x in ladder[:1] for highest, bps in x.thinner()]
+        whole = [(x, x.nominal_bps, None) for x in ladder]
+        return tuple([LayerOption(x.rid, bps, x.width, x.height, top) for x, bps, top in [*thin, *whole]])
 
     def layer_for(self, rid: str, shown: Layer | None, now: float) -> Layer | None:
         """Return the layer of a rid, or what stands in for it until it is there."""

@@ -42,6 +42,8 @@ GROWTH_S = 2.0
 MEGABIT = 1_000_000
 # Of the page's own layers the middle one fits into a megabit, and fills half of it only.
 FITTING_BPS = {"h": 740_000}
+# Less than the smallest layer of the rich camera and the sound.
+THIN = 170_000
 # How many different pictures the rich camera has.
 RICH_FRAMES = 20
 
@@ -469,3 +471,31 @@ async def test_bottleneck_one_megabit(lab, stage, rich_camera):
     )
     assert share >= 0.75
     assert loss < 0.03
+
+
+async def test_link_too_narrow_for_every_frame(lab, stage, rich_camera):
+    """The smallest picture is more than the link takes beside the sound: it moves all the same."""
+    link = lab.link()
+    show = await stage(link, rich_camera)
+    await show.sees_all(START_S)
+    link.narrow(THIN)
+    await show.mark("narrowed")
+    await show.observe(15)
+    before = link.traffic()
+    steady = await show.observe(15)
+    dropped = link.traffic() - before
+
+    await show.tell(f"a link of {THIN / 1000:.0f} kbit/s")
+    first, last = steady[0], steady[-1]
+    seconds = last.at - first.at
+    fps = last.gain(first, "video", "framesDecoded") / seconds
+    voice = {name: last.gain(first, "audio", name) for name in last.received["audio"]}
+    concealed = voice["concealedSamples"] / voice["totalSamplesReceived"]
+    offered = last.layer_rate(first, "q") / 1000
+    still = max((gap for at, gap in await show.frozen() if at > first.at), default=seconds)
+    print(f"{fps:.1f} frames a second of {offered:.0f} kbit/s, none for {still:.2f} s at most;")
+    print(f"      {dropped.loss:.1%} dropped by the link")
+    print(f"voice: {concealed:.2%} concealed, {brief(voice)}")
+    assert fps >= 4
+    assert still <= 1.5
+    assert concealed <= 0.05

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from sfu.media.negotiation import Sending
 from sfu.media.pacing import MAX_WAIT_S, MAX_WAITING, PACE, Pacer
+from tests.unit.media.receivers import Peer as Receiver, RowPort
 from tests.unit.media.scene import ALL_EXTENSIONS, OPUS, layer, rtp, slot, track
 from tests.unit.media.test_subscriptions import CAMERA, STEP_S, Scene
 
@@ -199,7 +200,7 @@ def test_when_the_link_was_calm_for_long_nothing_waits_any_more():
     """What waited goes out, and legs may go in batches again."""
     scene = Narrow()
     scene.burst(12)
-    scene.outlet.lane = lambda: "a way into a batch"
+    scene.outlet.lane = Receiver(RowPort(), 1).lane
     assert scene.leg.lane() is None
     scene.subscriptions.bandwidth.congested_at = scene.now - 21
     scene.outlet.take_sent()

@@ -255,6 +255,20 @@ def test_a_probe_adds_what_is_missing():
     assert padded == pytest.approx((target - 900e3) / 8 * 0.35, rel=0.2)
 
 
+def test_a_small_probe_is_small():
+    """Packets are whole: one that is more than was due lets the next ticks be silent."""
+    scene = Scene({"q": 60e3})
+    scene.run(3)
+    scene.subscriptions.bandwidth.begin_again(80e3)
+    better = layer(scene.leg.track, "h", 9, scene.now)
+    better.bitrate_bps = better.nominal_bps = 100e3
+    scene.subscriptions.allocate(scene.now)
+    scene.sent.clear()
+    scene.run(1)
+    padded = sum(len(packet.data) for packet in scene.sent if packet.ssrc == 5001)
+    assert 0 < padded * 8 <= (100e3 * 1.1 * ABOVE - 60e3) * 0.5 + 8000
+
+
 def test_a_link_that_was_full_a_moment_ago_is_not_asked():
     """It is given two seconds, and then the interval."""
     scene = Scene({"q": 150e3, "f": 3e6})
