@@ -34,7 +34,7 @@ class Preference:
     max_fps: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LayerOption:
     """One layer that could be sent: its name, what it costs, and its size if it is known.
 
@@ -48,7 +48,7 @@ class LayerOption:
     temporal: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Wish:
     """One slot: what could be shown there (worst first), and what the receiver said of it."""
 
@@ -75,7 +75,7 @@ class Wish:
         return self.layers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Allocation:
     """Mid → rid of the layer to send, None where nothing fits; and what would satisfy every wish."""
 

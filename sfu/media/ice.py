@@ -49,7 +49,7 @@ class Credentials:
     password: str = field(default_factory=lambda: secrets.token_hex(12), repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Check:
     """A binding request that has a user name and an integrity, neither verified."""
 

@@ -13,7 +13,7 @@ from sfu.media.dependency import NOTHING_KNOWN, Told
 from sfu.media.packet import sequence_delta
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Descriptor:
     """Where the ids of a VP8 payload stand (offset into the payload) and what they say.
 

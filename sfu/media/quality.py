@@ -5,14 +5,13 @@ calls: delay and loss take from a rating of 93.2, and the rating is told as a me
 score, 1 to 5. A picture smaller than asked for takes one more.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Delay beyond the round trip that every call has: packetization, jitter buffer, playout.
 _BUFFER_S = 0.08
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
+class Quality(NamedTuple):
     """What one peer receives; loss 0-1, rates in bits a second; None: nobody knows."""
 
     score: int

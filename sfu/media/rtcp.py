@@ -25,8 +25,13 @@ _REMB: Final = b"REMB"
 # RFC 3550 gives five bits to the number of reports in one packet.
 MAX_REPORTS: Final = 31
 
+# Bytes of a compound that fits into a datagram on every way, with what SRTCP adds.
+MAX_COMPOUND: Final = 1100
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes what was read, but it is not frozen: compiled, that would take four times as long to make.
+
+
+@dataclass(slots=True)
 class Report:
     """One report block: how a receiver hears one SSRC.
 
@@ -43,7 +48,7 @@ class Report:
     delay_since_sr: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SenderReport:
     """Where media time and NTP time meet for one SSRC; `ntp` is 32.32 fixed point."""
 
@@ -55,7 +60,7 @@ class SenderReport:
     reports: tuple[Report, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReceiverReport:
     """Report blocks of somebody who sends nothing."""
 
@@ -63,7 +68,7 @@ class ReceiverReport:
     reports: tuple[Report, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Nack:
     """Sequence numbers of one SSRC that did not arrive."""
 
@@ -72,7 +77,7 @@ class Nack:
     lost: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class KeyframeRequest:
     """A PLI, or a FIR for this SSRC."""
 
@@ -80,7 +85,7 @@ class KeyframeRequest:
     media_ssrc: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Remb:
     """What a receiver believes its link can take, for these SSRCs together."""
 
@@ -89,7 +94,7 @@ class Remb:
     ssrcs: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TransportFeedback:
     """Transport-wide congestion feedback, not taken apart."""
 
@@ -97,7 +102,7 @@ class TransportFeedback:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Bye:
     """SSRCs that have stopped."""
 

@@ -5,7 +5,7 @@ clock, no cipher.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from sfu.media import rtcp
@@ -406,9 +406,8 @@ class RtpSession:
         if down is not None:
             if loss <= down.loss:
                 return down
-            return replace(
-                down, loss=loss, score=min(down.score, score(loss, down.round_trip_s, down.jitter_s))
-            )
+            worse = min(down.score, score(loss, down.round_trip_s, down.jitter_s))
+            return down._replace(loss=loss, score=worse)
         return Quality(score(loss, None, 0.0), loss, None, 0.0, sum(x.bitrate_bps for x in layers), None)
 
     def _report(self, now: float) -> None:

@@ -21,7 +21,7 @@ NOTABLE_S: Final = 0.01
 _SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stall:
     """How late the loop came, and what its thread did since the clock had gone to sleep, in seconds."""
 

@@ -23,11 +23,8 @@ from sfu.media.transport_cc import ArrivalClock, parse_feedback
 # While a probe runs, or the estimate moves, somebody looks this often.
 _PROBE_TICK_S = 0.02
 
-# An estimate that moved by less changes no layer.
-_NOTABLE = 0.03
-
-# After the link was found full, nobody asks it for more for so long.
-_CALM_S = 2.0
+# An estimate that moved by less changes no layer. A link that was found full is left alone for so long.
+_NOTABLE, _CALM_S = 0.03, 2.0
 
 # So many seconds without any feedback, and nobody will send it.
 _SILENT_REPORTS = 4
@@ -355,8 +352,10 @@ class Subscriptions:
             bandwidth.end_probe()
         if now - bandwidth.congested_at < _CALM_S:
             prober.put_off(now)
-        # What was decided when nobody knew of a limit is infinite: anything is notable then.
-        is_notable = not math.isclose(bandwidth.estimate_bps, self._decided_bps, rel_tol=_NOTABLE)
+        # More is of use only where something is missing. What was decided without a limit is infinite.
+        bps, decided = bandwidth.estimate_bps, self._decided_bps
+        is_of_use = bps < decided or self._wanted_bps > 0 or self._is_overdrawn
+        is_notable = is_of_use and not math.isclose(bps, decided, rel_tol=_NOTABLE)
         if is_notable or (self._is_overdrawn and bandwidth.congested_at == now):
             self.allocate(now)
         if (
@@ -415,23 +414,23 @@ class Subscriptions:
     def _pad(self, size: int, now: float) -> None:
         """Send so many bytes of repeats, on any leg that has some; what is too much counts the next time."""
         size -= self._padded_ahead
-        legs = [leg for leg in self.legs.values() if leg.kind == "video" and leg.layer is not None]
-        for leg in legs:
-            if size <= 0:
-                break
-            size -= leg.pad(size, now)
+        for leg in self.legs.values():
+            if size > 0 and leg.kind == "video" and leg.layer is not None:
+                size -= leg.pad(size, now)
         self._padded_ahead = max(0, -size)
 
     def report(self, now: float) -> None:
         """Send sender reports, and look at the layers; called once a second."""
-        is_due, is_sent = now >= self._report_at, False
+        is_due, compound = now >= self._report_at, b""
         for leg in self.legs.values():
             leg.measure(now)
             report = leg.sender_report(now) if is_due else b""
-            if report:
-                is_sent = True
-                self._outlet.send_rtcp(report)
-        if is_sent:
+            if len(compound) + len(report) > rtcp.MAX_COMPOUND:
+                self._outlet.send_rtcp(compound)
+                compound = b""
+            compound += report
+        if compound:
+            self._outlet.send_rtcp(compound)
             self._reports += 1
             self._report_at = now + (_REPORT_S if self._reports > _EARLY_REPORTS else 0.0)
         if 0 <= self._silent_reports < _SILENT_REPORTS and self._media_bps > 0:

@@ -1,6 +1,5 @@
 """The score that people see, 1 to 5; and what is done about a link that loses packets."""
 
-import dataclasses
 import itertools
 
 import pytest
@@ -100,9 +99,9 @@ def test_nothing_is_worse_than_bad(loss, round_trip_s, jitter_s):
 def test_a_quality_once_told_does_not_change():
     """It is handed about; whoever wants another makes another."""
     quality = Quality(4, 0.01, None, 0.005, 1e6, None)
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         quality.score = 5
-    assert dataclasses.replace(quality, score=3).score == 3
+    assert quality._replace(score=3).score == 3
 
 
 # What a receiver tells
