@@ -35,6 +35,17 @@ async def sees_what_is_sent(viewer: Person, sender: Person, frames: int) -> None
     assert picture["sizes"][0] in sent, f"{sender.name} sends {sent}"
 
 
+# Whether a page knows when sound and pictures were taken, on one clock: from the sender reports of each.
+_ON_ONE_CLOCK = """
+async () => {
+  const report = await sfuDebug.pc().getStats();
+  const streams = [...report.values()].filter(({ type }) => type === "inbound-rtp");
+  const known = streams.filter(({ estimatedPlayoutTimestamp }) => estimatedPlayoutTimestamp > 0);
+  return ["audio", "video"].every((kind) => known.some((stream) => stream.kind === kind));
+}
+"""
+
+
 @pytest.fixture
 def keep_picture(tmp_path):
     """Take a screenshot, also into the directory that SFU_SCREENSHOTS names."""
@@ -67,6 +78,7 @@ async def test_two_talk_a_third_is_invited_leaves_and_the_caller_ends(welcome, k
     await both(
         sees_what_is_sent(ada, bob, 60), sees_what_is_sent(bob, ada, 60), ada.hears("bob"), bob.hears("ada")
     )
+    await both(ada.until(_ON_ONE_CLOCK), bob.until(_ON_ONE_CLOCK))
     for person in (ada, bob):
         totals = await person.page.evaluate("probe.totals()")
         assert totals["packets"] > 100
