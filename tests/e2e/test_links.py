@@ -480,9 +480,9 @@ async def test_link_too_narrow_for_every_frame(lab, stage, rich_camera):
     await show.sees_all(START_S)
     link.narrow(THIN)
     await show.mark("narrowed")
-    await show.observe(15)
+    await show.observe(11)
     before = link.traffic()
-    steady = await show.observe(15)
+    steady = await show.observe(8)
     dropped = link.traffic() - before
 
     await show.tell(f"a link of {THIN / 1000:.0f} kbit/s")
