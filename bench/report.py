@@ -94,6 +94,8 @@ def plot(found: Found) -> None:
         axis.set_ylabel(label)
         if is_log:
             axis.set_yscale("log")
+            for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                which(lambda value, _: f"{value:g}")
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
     drawing.tight_layout()
