@@ -6,8 +6,9 @@ import pytest
 
 from sfu.media.allocation import LayerOption, Wish, allocate
 from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
+from sfu.media.packet import RtpPacket
 from tests.unit.media.scene import rtp
-from tests.unit.media.test_subscriptions import STEP_S, Scene
+from tests.unit.media.test_subscriptions import Scene
 from tests.unit.media.test_thinning import Encoder
 
 # Bytes of a frame of each temporal layer: 150 kbit/s at 30 frames a second, 40, 20 and 40 % of them.
@@ -30,23 +31,14 @@ class Camera(Scene):
     def layer(self):
         return self.layers[0]
 
-    def run(self, seconds: float) -> None:
-        until = self.now + seconds
-        while self.now < until:
-            self.now += STEP_S
-            if self.now >= self.due:
-                self.tick()
-            if self.now >= self._frame_at:
-                self._frame_at += 1 / FPS
-                self._film()
-            if self.now >= self._measure_at:
-                self._measure_at += 1
-                self.layer.measure(self.now)
-            self._carry(self.outlet.take_sent())
-            self.queues.append(max(0.0, self._busy_until - self.now))
-            self._answer()
-
-    def _film(self) -> None:
+    def _film(self) -> list[RtpPacket]:
+        self.queues.append(max(0.0, self._busy_until - self.now))
+        if self.now >= self._measure_at:
+            self._measure_at += 1
+            self.layer.measure(self.now)
+        if self.now < self._frame_at:
+            return []
+        self._frame_at += 1 / FPS
         of, is_key = self.layer, self.layer.keyframes.is_wanted
         frame = self.encoder.frame(key=is_key)
         (made,) = frame.packets
@@ -63,6 +55,7 @@ class Camera(Scene):
         of.reception.receive(packet.sequence, packet.timestamp, len(packet.data), self.now)
         of.history.add(packet, self.now)
         of.track.forward(of, packet, self.now)
+        return self.outlet.take_sent()
 
     def shown(self, seconds: float) -> tuple[float, float]:
         """Frames in a second that go out from now on for so long, and the median of the queue in seconds."""
