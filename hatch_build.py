@@ -61,6 +61,7 @@ COMPILED = (
     "media/rtcp",
     "media/rtp_session",
     "media/sdp",
+    "media/scalability",
     "media/slots",
     "media/srtp",
     "media/stalls",

@@ -7,9 +7,9 @@ const CAMERA = { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { id
 const SCREEN = { frameRate: { ideal: 15, max: 30 } };
 /** Three layers, smallest first, for the server to choose from per receiver. */
 const CAMERA_LAYERS = [
-  { rid: "q", scaleResolutionDownBy: 4, maxBitrate: 150_000 },
-  { rid: "h", scaleResolutionDownBy: 2, maxBitrate: 500_000 },
-  { rid: "f", scaleResolutionDownBy: 1, maxBitrate: 1_700_000 },
+  { rid: "q", scaleResolutionDownBy: 4, maxBitrate: 150_000, scalabilityMode: "L1T3" },
+  { rid: "h", scaleResolutionDownBy: 2, maxBitrate: 500_000, scalabilityMode: "L1T3" },
+  { rid: "f", scaleResolutionDownBy: 1, maxBitrate: 1_700_000, scalabilityMode: "L1T3" },
 ];
 const SCREEN_LAYERS = [{ maxBitrate: 2_500_000 }];
 const KIND = { microphone: "audio", camera: "video", screen: "video", screen_audio: "audio" };

@@ -10,6 +10,7 @@ frames, where its encoder tells them apart: a picture that stutters is more than
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 # A better layer than the shown one must leave this much of the link free.
 HEADROOM = 1.10
@@ -34,18 +35,25 @@ class Preference:
     max_fps: int | None = None
 
 
+class Extent(NamedTuple):
+    """How far of an encoding is sent: up to which temporal and spatial layer; None: all of them."""
+
+    temporal: int | None = None
+    spatial: int | None = None
+
+
+ALL: Final = Extent()
+
+
 @dataclass(slots=True)
 class LayerOption:
-    """One layer that could be sent: its name, what it costs, and its size if it is known.
-
-    `temporal`: the highest temporal layer that is sent of it; None: every frame.
-    """
+    """One layer that could be sent, or a part of it: its name, what it costs, and its size if it is known."""
 
     rid: str
     bitrate_bps: float
     width: int = 0
     height: int = 0
-    temporal: int | None = None
+    extent: Extent = ALL
 
 
 @dataclass(slots=True)
@@ -59,8 +67,8 @@ class Wish:
     pinned: bool = False
     max_width: int | None = None
     max_height: int | None = None
-    # Of what is shown, as in `LayerOption`.
-    shown_temporal: int | None = None
+    # How far of what is shown.
+    extent: Extent = ALL
 
     def usable(self) -> tuple[LayerOption, ...]:
         """Return the layers up to the first that fills the size asked for; at least one."""
@@ -70,7 +78,7 @@ class Wish:
         width, height = self.max_width or 0, self.max_height or 0
         for index, layer in enumerate(self.layers):
             fills = layer.width * _SIZE_TOLERANCE >= width and layer.height * _SIZE_TOLERANCE >= height
-            if layer.height and fills and layer.temporal is None:
+            if layer.height and fills and layer.extent.temporal is None:
                 return self.layers[: index + 1]
         return self.layers
 
@@ -85,13 +93,13 @@ class Allocation:
     used_bps: float
     # The next better allocation costs this much; equal to `used_bps` when there is none.
     next_bps: float
-    # Mid → highest temporal layer, of those that get fewer frames.
-    temporal: dict[str, int] = field(default_factory=dict)
+    # Mid → how far of its layer.
+    extents: dict[str, Extent] = field(default_factory=dict)
 
     def gives_least(self, wish: Wish) -> bool:
         """Tell whether a slot gets the cheapest that there is, or nothing."""
         rid, least = self.layers.get(wish.mid), wish.layers[0]
-        return rid is None or (rid == least.rid and self.temporal.get(wish.mid) == least.temporal)
+        return rid is None or (rid, self.extents[wish.mid]) == (least.rid, least.extent)
 
 
 def allocate(
@@ -121,15 +129,12 @@ def allocate(
         is_first = False
     used = _raise_layers(ordered, ladders, chosen, budget, used)
     with_layers = {mid: index for mid, index in chosen.items() if ladders[mid]}
-    layers = {mid: ladders[mid][index].rid if index >= 0 else None for mid, index in with_layers.items()}
+    sent = {mid: ladders[mid][index] for mid, index in with_layers.items() if index >= 0}
+    layers = {mid: sent[mid].rid if mid in sent else None for mid in with_layers}
     limited = frozenset(mid for mid, index in with_layers.items() if index + 1 < len(ladders[mid]))
-    temporal = {
-        mid: highest
-        for mid, index in with_layers.items()
-        if index >= 0 and (highest := ladders[mid][index].temporal) is not None
-    }
+    extents = {mid: layer.extent for mid, layer in sent.items()}
     next_bps = audio_bps + _next_cost(ordered, ladders, chosen, used)
-    return Allocation(layers, limited, audio_bps + used, next_bps, temporal)
+    return Allocation(layers, limited, audio_bps + used, next_bps, extents)
 
 
 def _raise_layers(
@@ -164,8 +169,8 @@ def _raise_layers(
 
 def _place(ladder: tuple[LayerOption, ...], wish: Wish) -> int:
     """Return which step of a ladder is shown; -1: none of them."""
-    what = (wish.shown, wish.shown_temporal)
-    return next((i for i, layer in enumerate(ladder) if (layer.rid, layer.temporal) == what), -1)
+    what = (wish.shown, wish.extent)
+    return next((i for i, layer in enumerate(ladder) if (layer.rid, layer.extent) == what), -1)
 
 
 def _next_cost(

@@ -145,7 +145,7 @@ class Batch(Held):
         self.packets += 1
         self.octets += length - body.payload_at
         self._last, self._newest = (packet, now), packet.sequence
-        if packet.payload_type in profile.vp8 and packet.end > packet.payload:
+        if packet.payload_type in profile.pictured and packet.end > packet.payload:
             self._pictured = packet
         if body.frame_number_at:
             self._numbered = body
@@ -172,11 +172,13 @@ class Batch(Held):
         if self._move_frames and body.frame_number_at:
             number = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
             rows.column(self._count, body.frame_number_at, ">u2")[:] = self._frames + np.uint16(number)
-        if self._move_pictures and packet.payload_type in self._profile.vp8:
-            self._write_pictures(rows, packet, body.payload_at)
+        if self._move_pictures and packet.payload_type in self._profile.pictured:
+            self._write_pictures(rows, self._descriptor(packet), body.payload_at)
 
-    def _write_pictures(self, rows: Rows, packet: RtpPacket, payload_at: int) -> None:
-        descriptor = describe(packet.data[packet.payload : packet.payload + 6])
+    def _descriptor(self, packet: RtpPacket) -> Descriptor:
+        return describe(packet.peek(6), self._profile.pictured[packet.payload_type])
+
+    def _write_pictures(self, rows: Rows, descriptor: Descriptor, payload_at: int) -> None:
         if descriptor.picture_at:
             at = payload_at + descriptor.picture_at
             pictures = (self._pictures + np.uint16(descriptor.picture_id)) & np.uint16(0x7FFF)
@@ -197,7 +199,7 @@ class Batch(Held):
         descriptor = frame = None
         packet, body = self._pictured, self._numbered
         if packet is not None:
-            descriptor = describe(packet.data[packet.payload : packet.payload + 6])
+            descriptor = self._descriptor(packet)
         if body is not None:
             frame = int.from_bytes(body.data[body.frame_number_at : body.frame_number_at + 2], "big")
         return Progress(last.sequence, last.timestamp, at, descriptor, frame)

@@ -5,6 +5,7 @@ go as a batch of rows (`sfu/media/batch.py`); the others, and whoever waits for 
 by one. A leg says when it changed; then its own place is found anew, and nobody else's.
 """
 
+from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
 from sfu.media.batch import MAX_LEGS, MIN_LEGS, Batch, BatchLeg, Lane
@@ -26,8 +27,11 @@ class Receiver(BatchLeg, Protocol[LayerT]):
     layer: LayerT | None
     target: LayerT | None
 
+    def begin(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
+        """Take up the layer for which this leg waits, if it can begin with this packet; send nothing."""
+
     def forward(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
-        """Send a packet of a layer on, if this leg takes that layer."""
+        """Send a packet of a layer on, if this leg shows that layer."""
 
     def layers_changed(self, now: float) -> None:
         """Choose again among the layers of the track."""
@@ -106,7 +110,26 @@ class FanOut(Generic[LayerT]):
         self._changed[leg] = None
 
     def forward(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
-        """Send a packet to every leg that takes it."""
+        """Send a packet to every leg that takes it, or begins with it."""
+        self._begin(layer, packet, now)
+        self._send(layer, packet, now)
+
+    def forward_parts(self, parts: Sequence[tuple[LayerT, RtpPacket]], now: float) -> None:
+        """Send what several layers have of one packet; who goes over from one to another gets it once."""
+        for layer, packet in parts:
+            self._begin(layer, packet, now)
+        for layer, packet in parts:
+            self._send(layer, packet, now)
+
+    def _begin(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
+        if self._changed:
+            self._sort_in(now)
+        plan = self._plans.get(layer)
+        if plan is not None and plan.waiting:
+            for leg in plan.waiting:
+                leg.begin(layer, packet, now)
+
+    def _send(self, layer: LayerT, packet: RtpPacket, now: float) -> None:
         if self._changed:
             self._sort_in(now)
         plan = self._plans.get(layer)
@@ -125,8 +148,6 @@ class FanOut(Generic[LayerT]):
                 for leg in group.legs:
                     leg.forward(layer, packet, now)
         for leg in plan.singles:
-            leg.forward(layer, packet, now)
-        for leg in plan.waiting:
             leg.forward(layer, packet, now)
 
     # Places

@@ -8,13 +8,14 @@ import struct
 from collections.abc import Callable, Iterable
 
 from sfu.media import rtcp
+from sfu.media.allocation import ALL, Extent
 from sfu.media.batch import Batch, Lane, Offsets
 from sfu.media.codecs import KEYFRAME_PEEK_BYTES, starts_keyframe
 from sfu.media.negotiation import Section, Sending
 from sfu.media.outlet import Outlet
 from sfu.media.pacing import Pacer
 from sfu.media.packet import RtpPacket
-from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
+from sfu.media.picture_ids import FrameNumbers, PictureIds, describe
 from sfu.media.profile import Body, Profile
 from sfu.media.rewriter import Rewriter
 from sfu.media.track import Layer, Track
@@ -71,8 +72,8 @@ class Leg:
         self.is_paused = False
         # Whether its link keeps it from the layer that it could show.
         self.is_limited = False
-        # The highest temporal layer that its link takes; None: every frame.
-        self.temporal: int | None = None
+        # How far of it.
+        self.extent = ALL
         # Frames in a second that the receiver has use for; None: all.
         self.max_fps: int | None = None
         clock_rate = section.codecs[0].clock_rate
@@ -116,7 +117,8 @@ class Leg:
         """Empty the slot; its SSRC stays, for whoever comes next."""
         if self.track is not None:
             self.track.fan_out.remove(self)
-        self.track = self.layer = self.target = self._profile = self.allotted = self.temporal = None
+        self.track = self.layer = self.target = self._profile = self.allotted = None
+        self.extent = ALL
         self.is_paused = self.is_limited = False
         self._plain.clear()
         self._repeated.clear()
@@ -142,16 +144,16 @@ class Leg:
         if layer is not self.target and self.track is not None:
             self.track.fan_out.changed(self)
         self.target = layer
-        is_new = layer is not None and (self.layer is None or layer.base is not self.layer.base)
-        if layer is not None and is_new and self._outlet.ready():
+        if layer is None or not self._outlet.ready():
+            return
+        shown = self.layer
+        if shown is None or layer.base is not shown.base or shown.lacks(layer.spatial):
             layer.track.want_keyframe(layer, now)
 
-    def allot(
-        self, rid: str | None, now: float, *, is_limited: bool = False, temporal: int | None = None
-    ) -> None:
-        """Take the layer to be shown, None for none, and its temporal layers: the link takes nothing more."""
-        self.is_paused, self.is_limited, self.temporal = rid is None, is_limited, temporal
-        self.allotted = rid
+    def allot(self, rid: str | None, now: float, *, is_limited: bool = False, extent: Extent = ALL) -> None:
+        """Take the layer to be shown, None for none, and how much of it: the link takes nothing more."""
+        self.is_paused, self.is_limited = rid is None, is_limited
+        self.allotted, self.extent = rid, extent
         if rid is None:
             self._stop()
         else:
@@ -183,9 +185,9 @@ class Leg:
         else:
             layer = self.track.layer_for(self.allotted, shown, now)
         # Who had fewer frames has them until more can begin.
-        is_thin = self.layer is not shown and layer is shown
-        if layer is not None and (self.max_fps is not None or self.temporal is not None or is_thin):
-            layer = layer.with_frames(self.max_fps, self.layer, now, self.temporal)
+        is_part = self.layer is not shown and layer is shown
+        if layer is not None and (is_part or self.max_fps is not None or self.extent != ALL):
+            layer = layer.part_for(self.layer, self.extent, self.max_fps, now)
         self.aim(layer, now)
 
     def layers_changed(self, now: float) -> None:
@@ -258,37 +260,45 @@ class Leg:
 
     # Forwarding
 
+    def begin(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Take up the layer that is aimed at, if this packet is where it can begin."""
+        if layer is self.target and layer is not self.layer and self._takes(packet):
+            self._catch_up()
+            self._take_up(layer, packet, now)
+
     def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         """Send a packet on, if it is of the layer that this slot shows."""
-        profile = self._profile
-        if profile is None or not self._outlet.ready():
+        if layer is not self.layer or not self._takes(packet):
             return
         self._catch_up()
-        if packet.payload_type not in profile.payload_types:
-            self._outlet.counters.drop("codec_not_agreed")
-            return
         pacer, size = self._pacer, len(packet.data)
-        if layer is not self.layer:
-            if not self._take_up(layer, packet, profile, now):
-                return
-        elif pacer is not None and pacer.is_on and not pacer.takes(size, now):
+        if pacer is not None and pacer.is_on and not pacer.takes(size, now):
             pacer.wait((self, layer, packet), size, now)
             return
-        self._send(profile, packet, now)
+        self._send(packet, now)
+
+    def _takes(self, packet: RtpPacket) -> bool:
+        """Tell whether a packet could go out, of whatever layer it is."""
+        if self._profile is None or not self._outlet.ready():
+            return False
+        is_agreed = packet.payload_type in self._profile.payload_types
+        if not is_agreed:
+            self._outlet.counters.drop("codec_not_agreed")
+        return is_agreed
 
     def send_waiting(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         """Send what had to wait, if it is of what this slot still shows."""
-        profile = self._profile
-        if layer is not self.layer or profile is None or not self._outlet.ready():
+        if layer is not self.layer or self._profile is None or not self._outlet.ready():
             self._outlet.counters.drop("waited_in_vain")
             return
         self._catch_up()
-        self._send(profile, packet, now)
+        self._send(packet, now)
 
-    def _send(self, profile: Profile, packet: RtpPacket, now: float) -> None:
-        payload_type = profile.payload_types.get(packet.payload_type)
+    def _send(self, packet: RtpPacket, now: float) -> None:
+        profile = self._profile
+        payload_type = profile.payload_types.get(packet.payload_type) if profile is not None else None
         numbers = self._rewriter.map(packet.sequence, packet.timestamp, now)
-        if numbers is None or payload_type is None:
+        if numbers is None or payload_type is None or profile is None:
             return
         body: Body | None = packet.bodies.get(self._profile_key)
         if body is None:
@@ -318,26 +328,25 @@ class Leg:
         if body.frame_number_at:
             where = at + body.frame_number_at
             _U16.pack_into(buffer, where, self._frames.map(_U16.unpack_from(buffer, where)[0]))
-        if self._profile is not None and packet.payload_type in self._profile.vp8:
-            self._pictures.patch(buffer, at + body.payload_at, self._descriptor(packet))
+        name = self._profile.pictured.get(packet.payload_type) if self._profile is not None else None
+        if name is not None:
+            self._pictures.patch(buffer, at + body.payload_at, describe(packet.peek(6), name))
 
-    @staticmethod
-    def _descriptor(packet: RtpPacket) -> Descriptor:
-        return describe(packet.data[packet.payload : packet.payload + 6])
-
-    def _take_up(self, layer: Layer, packet: RtpPacket, profile: Profile, now: float) -> bool:
-        """Begin to send a layer, if this packet is where it can begin."""
-        if layer is not self.target:
-            return False
+    def _take_up(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        profile = self._profile
+        if profile is None:
+            return
         name = profile.names[packet.payload_type]
-        # More or fewer frames of what is shown: they need no keyframe, and every frame comes once.
+        # Another part of what is shown: less needs no keyframe, nor do more frames.
         is_same = self.layer is not None and layer.is_told_apart and self.layer.base is layer.base
-        if is_same:
-            if self.layer is None or not layer.follows(self.layer):
-                return False
+        if self.layer is not None and is_same:
+            if not layer.follows(self.layer):
+                if self.layer.lacks(layer.spatial):
+                    layer.track.want_keyframe(layer, now)
+                return
         elif self.kind == "video" and not starts_keyframe(name, packet.peek(KEYFRAME_PEEK_BYTES)):
             layer.track.want_keyframe(layer, now)
-            return False
+            return
         if self._pacer is not None:  # what waits of the layer before goes before it
             for leg, waiting_layer, waiting in self._pacer.take_all():
                 leg.send_waiting(waiting_layer, waiting, now)
@@ -348,12 +357,11 @@ class Leg:
         self._rewriter.switch(packet.sequence, packet.timestamp, now, is_same=is_same)
         self._plain.clear()
         self._repeated.clear()
-        if name == "vp8":
-            self._pictures.switch(self._descriptor(packet), is_same=is_same)
+        if name == "vp8" or (name == "vp9" and not is_same):  # of parts VP9 keeps its ids
+            self._pictures.switch(describe(packet.peek(6), name), is_same=is_same)
         number = profile.frame_number(packet)
         if number is not None and not is_same:
             self._frames.switch(number)
-        return True
 
     # Repairs
 

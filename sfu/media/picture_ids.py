@@ -1,9 +1,9 @@
 """Numbers of frames, continuous for a receiver across sources.
 
-VP8 picture ids and TL0PICIDX (RFC 7741 section 4.2), and the frame number of the dependency
-descriptor (AV1 RTP specification, appendix A). A decoder orders frames by them, so a new source behind
-the same SSRC must go on where the old one stopped; one that goes back is taken for old and
-thrown away. Fields keep their width: they are patched, not rewritten.
+Picture ids and TL0PICIDX of VP8 (RFC 7741 section 4.2) and VP9 (RFC 9628 section 4.2), and the frame
+number of the dependency descriptor (AV1 RTP specification, appendix A). A decoder orders frames by them, so
+a new source behind the same SSRC must go on where the old one stopped; one that goes back is taken for old
+and thrown away. Fields keep their width: they are patched, not rewritten.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from sfu.media.packet import sequence_delta
 
 @dataclass(slots=True)
 class Descriptor:
-    """Where the ids of a VP8 payload stand (offset into the payload) and what they say.
+    """Where the ids of a payload stand (offset into the payload) and what they say.
 
-    An offset of 0 means that the field is absent: byte 0 is the mandatory one. `frame`: its temporal layer
-    (TID), the Y bit, and whether it begins here.
+    An offset of 0 means that the field is absent: byte 0 is the mandatory one. `frame`, of VP8: its temporal
+    layer (TID), the Y bit, and whether it begins here.
     """
 
     picture_at: int
@@ -32,8 +32,14 @@ class Descriptor:
 NOTHING_TOLD: Final = Descriptor(0, 0, 0, 0, 0)
 
 
-def describe(payload: bytes | memoryview) -> Descriptor:
-    """Return the ids of a VP8 payload; a short payload has none."""
+# Codecs whose payloads have ids.
+PICTURED: Final = ("vp8", "vp9")
+
+
+def describe(payload: bytes | memoryview, codec: str = "vp8") -> Descriptor:
+    """Return the ids of a payload; a short payload has none."""
+    if codec == "vp9":
+        return _describe_vp9(payload)
     if len(payload) < 2 or not payload[0] & 0x80:
         return NOTHING_TOLD
     extended, at = payload[1], 2
@@ -61,6 +67,21 @@ def describe(payload: bytes | memoryview) -> Descriptor:
     begins = payload[0] & 0x17 == 0x10  # S, and partition 0
     frame = Told(temporal, begins, is_sync)
     return Descriptor(picture_at, picture_bits, picture_id, tl0_at, tl0_index, frame)
+
+
+def _describe_vp9(payload: bytes | memoryview) -> Descriptor:
+    if len(payload) < 2 or not payload[0] & 0x80:
+        return NOTHING_TOLD
+    if payload[1] & 0x80:
+        if len(payload) < 3:
+            return NOTHING_TOLD
+        bits, picture, at = 15, (payload[1] & 0x7F) << 8 | payload[2], 3
+    else:
+        bits, picture, at = 7, payload[1], 2
+    # Behind the layer indices, unless the frame names those that it needs itself (flexible mode).
+    if payload[0] & 0x30 == 0x20 and len(payload) > at + 1:
+        return Descriptor(1, bits, picture, at + 1, payload[at + 1])
+    return Descriptor(1, bits, picture, 0, 0)
 
 
 class PictureIds:

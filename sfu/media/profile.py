@@ -16,6 +16,7 @@ from sfu.media.negotiation import (
     Section,
 )
 from sfu.media.packet import MAX_ADDED_BYTES, ONE_BYTE_PROFILE, RtpPacket, extension_block
+from sfu.media.picture_ids import PICTURED
 
 # Of the receiver's buffer, in 10 ms: more than ten seconds is no call.
 _MAX_DELAY: Final = 1000
@@ -67,8 +68,8 @@ class Profile:
         self.is_repairable = all(number in self.rtx for number in self.payload_types.values())
         # Payload type of the publisher → name of its codec.
         self.names = {number: codec.name for number, codec in codecs.items()}
-        # Payload types of the publisher whose picture ids are rewritten.
-        self.vp8 = frozenset(number for number, name in self.names.items() if name == "vp8")
+        # The same, of those whose picture ids are rewritten.
+        self.pictured = {number: name for number, name in self.names.items() if name in PICTURED}
         # Id of the dependency descriptor at the publisher; it goes first of what travels on.
         self.descriptor = next((n for n, u in extensions.items() if u == DEPENDENCY_DESCRIPTOR_URI), 0)
         self.is_video = section.kind == "video"

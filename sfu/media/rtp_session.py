@@ -230,12 +230,12 @@ class RtpSession:
         track = layer.track
         if track.kind != "video":
             return
-        if layer.keyframes.is_wanted:
+        if layer.keyframes.is_wanted or not layer.height:
             codec = track.codecs.get(packet.payload_type)
             payload = packet.peek(KEYFRAME_PEEK_BYTES)
             if codec is not None and starts_keyframe(codec.name, payload):
                 layer.keyframes.arrived()
-                layer.note_keyframe(codec.name, payload)
+                layer.note_keyframe(codec.name, packet, now)
         nack = layer.nack
         if nack is None:
             return

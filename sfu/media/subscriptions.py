@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 from sfu.media import rtcp
-from sfu.media.allocation import Preference, Wish, allocate
+from sfu.media.allocation import ALL, Extent, Preference, Wish, allocate
 from sfu.media.bandwidth import QUEUE_HIGH_S, QUEUE_LOW_S, BandwidthEstimator
 from sfu.media.leg import Leg, Waiting
 from sfu.media.negotiation import TRANSPORT_CC_URI, Section, Sending
@@ -208,12 +208,13 @@ class Subscriptions:
         is_full = self._has_feedback and self.bandwidth.queue_s > QUEUE_HIGH_S
         for mid, rid in choice.layers.items():
             leg = self.legs[mid]
-            shown = leg.layer
-            if is_full and shown is not None and rid != shown.rid and shown.nominal_bps > self._decided_bps:
+            shown, extent = leg.layer, choice.extents.get(mid, ALL)
+            is_too_much = is_full and shown is not None and shown.nominal_bps > self._decided_bps
+            if is_too_much and shown is not None and (rid != shown.rid or shown.lacks(extent.spatial)):
                 leg.stop()
                 self._drain(now)
             else:
-                leg.allot(rid, now, is_limited=mid in choice.limited, temporal=choice.temporal.get(mid))
+                leg.allot(rid, now, is_limited=mid in choice.limited, extent=extent)
         self._wanted_bps = choice.next_bps if choice.next_bps > choice.used_bps else 0.0
 
     def _drain(self, now: float) -> None:
@@ -228,7 +229,7 @@ class Subscriptions:
         return Wish(
             leg.mid,
             leg.track.options(now),
-            shown_temporal=leg.temporal,
+            extent=Extent(leg.extent.temporal, leg.layer.spatial if leg.layer is not None else None),
             shown=leg.layer.rid if leg.layer is not None else None,
             priority=preference.priority,
             pinned=preference.pinned,
@@ -470,6 +471,7 @@ class Subscriptions:
                 and len(leg.track.layers) == 1
                 and leg.layer is not None
                 and leg.layer.thinning is None
+                and leg.layer.spatial is None
                 and leg.max_fps is None
                 for leg in legs
             )

@@ -5,19 +5,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from sfu.media.allocation import LayerOption
+from sfu.media.allocation import Extent, LayerOption
 from sfu.media.audio_level import AudioLevel
-from sfu.media.codecs import Codec, frame_size
-from sfu.media.dependency import MAX_TEMPORAL_LAYERS, NOTHING_KNOWN, Dependencies, Told
+from sfu.media.codecs import KEYFRAME_PEEK_BYTES, Codec, frame_size
+from sfu.media.dependency import has_structure
 from sfu.media.fan_out import FanOut
 from sfu.media.history import History
 from sfu.media.keyframes import KeyframeRequests
 from sfu.media.nack import NackGenerator
 from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
 from sfu.media.packet import RtpPacket
-from sfu.media.picture_ids import NOTHING_TOLD, describe
+from sfu.media.picture_ids import NOTHING_TOLD, Descriptor, describe
 from sfu.media.reception import Reception
-from sfu.media.thinning import Thinning, is_late
+from sfu.media.scalability import LEAVING_OUT, Scalability
+from sfu.media.thinning import WHOLE, Thinning
 
 # A layer from which nothing came for so long is not a layer to show.
 LAYER_SILENT_S: Final = 1.0
@@ -39,21 +40,8 @@ _GUESSED_BPS: Final = (150_000.0, 500_000.0, 1_500_000.0, 3_000_000.0)
 # What an encoding is thought to cost falls by this each second, down to what it does cost.
 _NOMINAL_DECAY: Final = 0.95
 
-# The temporal layers above which frames are left out: browsers make three.
-_LEAVING_OUT: Final = (0, 1)
-
-# What the frames up to those cost of an encoding before that was measured (libwebrtc's SimulcastRateAllocator
-# gives 40 and 60 % to them).
-_GUESSED_SHARES: Final = (0.45, 0.65)
-
-# An encoder that told nothing of its temporal layers for so long makes none.
-_UNTOLD_S: Final = 3.0
-
-# So many frames a second more than asked for are as good as that.
-_MORE_FRAMES: Final = 1.2
-
-# When nobody wanted fewer frames for so long, none are prepared.
-_FEWER_UNUSED_S: Final = 10.0
+# When nobody wanted a part of an encoding for so long, none is prepared.
+_PART_UNUSED_S: Final = 10.0
 
 # Weight of the newest second in the rate of a layer.
 _RATE_SMOOTHING: Final = 0.5
@@ -101,21 +89,15 @@ class Layer:
         self.woken_at = float("-inf")
         self._octets_before = 0
         self._measured_at: float | None = None
-        # Where it is what another one is with fewer frames: that one, and how they are left out.
+        # Where it is a part of another one: that one, and how the rest is left out.
         self._base: Layer | None = None
         self.thinning: Thinning | None = None
-        # The same with fewer frames, fewest first; none as long as nobody wants them.
-        self.fewer: list[Layer] = []
-        self._fewer_wanted_at = float("-inf")
-        # Frames of each temporal layer since it was measured; frames in a second up to each, once known.
-        self._frames = [0] * MAX_TEMPORAL_LAYERS
-        self._frame_rates: list[float] = []
-        # For how long nobody said of which temporal layer frames are, though somebody listened.
-        self._untold_s = 0.0
-        self._dependencies = Dependencies()
-        # Of the packet that is being forwarded, while somebody wants fewer frames; and the newest number.
-        self._told = NOTHING_KNOWN
-        self._newest: int | None = None
+        # What is known of its spatial and temporal layers, as long as somebody wants to know.
+        self.scalability = Scalability()
+        self.is_listened_to = False
+        self._listened_at = float("-inf")
+        # Its parts that somebody takes, by spatial and temporal layer up to which they go.
+        self.parts: dict[tuple[int, int], Layer] = {}
 
     @property
     def base(self) -> "Layer":
@@ -123,73 +105,100 @@ class Layer:
         return self._base if self._base is not None else self
 
     @property
-    def _highest(self) -> int:
-        return self.thinning.highest if self.thinning is not None else MAX_TEMPORAL_LAYERS
+    def spatial(self) -> int | None:
+        """The highest spatial layer of it; None where they are not told apart."""
+        known = self.base.scalability
+        if known.spatial_layers == 1:
+            return None
+        taken = self.thinning.spatial if self.thinning is not None else WHOLE
+        return taken if taken != WHOLE else known.highest
 
-    def thinner(self) -> list[tuple[int, float]]:
-        """Return what it costs up to each temporal layer, fewest frames first: (highest, bits a second).
+    @property
+    def temporal(self) -> int:
+        """The temporal layer above which frames are left out; WHOLE: none are."""
+        return self.thinning.temporal if self.thinning is not None else WHOLE
 
-        Nothing where its encoder tells no frames apart; as long as nobody knows, what browsers do is expected
-        of those that agreed to describe their frames.
-        """
-        rates = self._frame_rates
-        if self._untold_s >= _UNTOLD_S or not (rates or self.track.dependency_id):
-            return []
-        found = []
-        for highest, share in zip(_LEAVING_OUT, _GUESSED_SHARES, strict=True):
-            if rates and rates[highest] >= rates[-1]:
-                break  # it has no more
-            measured = self.fewer[highest].nominal_bps if rates and self.fewer else 0.0
-            found.append((highest, measured or self.nominal_bps * share))
+    def options(self, *, is_lowest: bool) -> list[LayerOption]:
+        """Return what of it could be sent, cheapest first; `is_lowest`: with fewer frames, too."""
+        known, rid, cost = self.scalability, self.rid, self.nominal_bps
+        width, height = self.width, self.height
+        thin = known.thinner(is_described=self.track.dependency_id > 0) if is_lowest else []
+        if known.spatial_layers == 1:
+            fewer = [LayerOption(rid, cost * known.share(top), width, height, Extent(top)) for top in thin]
+            return [*fewer, LayerOption(rid, cost, width, height)]
+        sizes = known.sizes or ((width, height),) * known.spatial_layers
+        found = [LayerOption(rid, cost * known.share(top, 0), *sizes[0], Extent(top, 0)) for top in thin]
+        for spatial in range(known.highest + 1):
+            bps = cost * known.share(WHOLE, spatial)
+            found.append(LayerOption(rid, bps, *sizes[spatial], Extent(None, spatial)))
         return found
 
-    def with_frames(
-        self, max_fps: int | None, shown: "Layer | None", now: float, highest: int | None = None
-    ) -> "Layer":
-        """Return this, or what it is with so many frames a second; from fewer to more a step at a time.
+    def listen(self, now: float) -> None:
+        """Read from now on what is told of spatial and temporal layers."""
+        self._listened_at = now
+        if not self.is_listened_to:
+            self.is_listened_to = True
+            self.scalability.begin_again()
 
-        `highest`: the temporal layer above which the link takes no frames; None: it takes all. What an
-        encoder does not tell apart stays as it is, and so it does until that is known.
+    def part_for(self, shown: "Layer | None", extent: Extent, max_fps: int | None, now: float) -> "Layer":
+        """Return this, or the part of it that somebody is to get who is shown something of it, or nothing.
+
+        `extent`: what his link takes; `max_fps`: frames in a second that he has use for; None: all. More
+        frames come a step at a time. What an encoder does not tell apart stays as it is, and so it does until
+        that is known.
         """
-        self._fewer_wanted_at = now
-        if not self.fewer:
-            self._frames, self._frame_rates = [0] * MAX_TEMPORAL_LAYERS, []
-            self.fewer = [self._thinned(highest) for highest in _LEAVING_OUT]
-            if self.track.dependency_id:  # what its descriptors mean stands in a keyframe
-                self.track.want_keyframe(self, now)
-        steps = [*self.fewer, self]
-        at = steps.index(shown) if shown in steps else None
-        rates = self._frame_rates
-        if not rates:
-            return self if at is None else steps[at]
-        enough = [rate <= max_fps * _MORE_FRAMES for rate in rates] if max_fps is not None else []
-        fitting = max((tid for tid, fits in enumerate(enough) if fits), default=0)
-        wanted = len(self.fewer)
-        if max_fps is not None and rates[-1] > rates[fitting]:
-            wanted = min(fitting, wanted)
-        if highest is not None:
-            wanted = min(highest, wanted)
-        return steps[wanted if at is None else min(wanted, at + 1)]
+        known, was_heard = self.scalability, self.is_listened_to
+        self.listen(now)
+        if not was_heard and self.track.dependency_id:  # what its descriptors mean stands in a keyframe
+            self.track.want_keyframe(self, now)
+        of_this = shown if shown is not None and shown.base is self else None
+        before = of_this.temporal if of_this is not None else WHOLE
+        top = known.up_to(max_fps, extent.temporal) if known.frame_rates else before
+        is_apart = known.spatial_layers > 1
+        size = known.highest if extent.spatial is None else min(extent.spatial, known.highest)
+        if of_this is not None and not (of_this.lacks(size)):
+            top = min(top, next((step for step in (*LEAVING_OUT, WHOLE) if step > before), WHOLE))
+        if top == WHOLE and (not is_apart or (size == known.highest and known.is_nested)):
+            return self
+        place = (size if is_apart else WHOLE, top)
+        part = self.parts.get(place)
+        if part is None:
+            part = self.parts[place] = self._part(place[0], top)
+        part.used_at = now
+        return part
 
-    def _thinned(self, highest: int) -> "Layer":
+    def _part(self, spatial: int, temporal: int) -> "Layer":
         made = Layer(self.track, self.rid, self.ssrc, 90_000)
-        made._base, made.thinning = self, Thinning(highest)
+        made._base, made.thinning = self, Thinning(temporal, spatial)
+        sizes = self.scalability.sizes
+        made.width, made.height = sizes[spatial] if spatial < len(sizes) else (self.width, self.height)
         return made
 
     @property
     def is_told_apart(self) -> bool:
-        """Whether it is known of the packet that is being forwarded of which temporal layer it is."""
-        return self.base._told.temporal >= 0
+        """Whether it is known of the packet that is being forwarded of which layers it is."""
+        return self.base.scalability.told.temporal >= 0
+
+    def lacks(self, spatial: int | None) -> bool:
+        """Tell whether only a keyframe lets a picture of another spatial layer follow this one."""
+        before = self.spatial
+        if before is None or spatial is None or spatial == before:
+            return False
+        # Who was sent every layer, or gets them all anyway, has what smaller pictures need.
+        return spatial > before or not (self.thinning is None or self.base.scalability.is_nested)
 
     def follows(self, shown: "Layer") -> bool:
-        """Tell whether this goes on from this packet on where more or fewer frames of the same were shown.
+        """Tell whether this goes on from this packet on where another part of the same was shown.
 
-        Fewer frames need nothing that was not sent; more begin where nothing is needed of those left out.
+        Less needs nothing that was not sent; more frames begin where nothing is needed of those left out, and
+        a larger picture with a keyframe.
         """
-        told = self.base._told
-        if shown._highest > self._highest:
+        told = self.base.scalability.told
+        if not told.begins or told.is_key:
             return told.begins
-        return told.begins and told.is_sync and told.temporal == shown._highest + 1
+        if shown.lacks(self.spatial):
+            return False
+        return self.temporal <= shown.temporal or (told.is_sync and told.temporal == shown.temporal + 1)
 
     def measure(self, now: float) -> None:
         """Update the bitrate; called about once a second."""
@@ -199,42 +208,52 @@ class Layer:
             if now - self.last_packet_at < LAYER_SILENT_S:
                 # Encoders start low and follow what they show: a still picture is not what a layer costs.
                 self.nominal_bps = max(self.bitrate_bps, self.nominal_bps * _NOMINAL_DECAY)
-            self._measure_frames(now - self._measured_at, now)
+            self._measure_parts(now - self._measured_at, now)
         self._measured_at, self._octets_before = now, self.reception.octets
 
-    def _measure_frames(self, seconds: float, now: float) -> None:
-        if not self.fewer:
+    def _measure_parts(self, seconds: float, now: float) -> None:
+        if not self.is_listened_to:
             return
-        if now - self._fewer_wanted_at > _FEWER_UNUSED_S:
-            self.fewer, self._told, self._dependencies = [], NOTHING_KNOWN, Dependencies()
-            self._newest = None
+        known = self.scalability
+        if now - self._listened_at > _PART_UNUSED_S and known.spatial_layers == 1:
+            self.parts, self.is_listened_to = {}, False
             return
-        told = any(self._frames)
-        if told or self.is_alive(now):
-            self._untold_s = 0.0 if told else self._untold_s + seconds
-        self._frame_rates = [count / seconds for count in itertools.accumulate(self._frames)] if told else []
-        self._frames = [0] * MAX_TEMPORAL_LAYERS
-        for layer in self.fewer:
-            layer.measure(now)
-            layer.history.expire(now)
+        if known.measure(seconds, is_alive=self.is_alive(now)):
+            self.track.layers_differ(now)
+        for place, part in list(self.parts.items()):
+            part.measure(now)
+            part.history.expire(now)
+            if now - part.used_at > _PART_UNUSED_S:
+                del self.parts[place]
 
-    def tell(self, packet: RtpPacket, frame: Told) -> Told:
-        """Take note of the frame of a packet that is to be forwarded; return what is known of it.
-
-        `frame`: what its payload says; a dependency descriptor says more.
-        """
+    def _descriptor(self, packet: RtpPacket) -> bytes:
+        """Return the dependency descriptor of a packet; empty if it has none."""
         named = self.track.dependency_id
-        value = (
+        return (
             next((value for number, value in packet.extensions() if number == named), b"") if named else b""
         )
-        told = self._told = self._dependencies.read(value) if value else frame
-        if self._newest is not None and is_late(packet.sequence, self._newest):
-            self._told = told._replace(begins=False)  # too late for anybody to begin with
-        else:
-            self._newest = packet.sequence
-        if told.begins and told.temporal >= 0:
-            self._frames[told.temporal] += 1
-        return told
+
+    def take_apart(self, packet: RtpPacket, ids: Descriptor, now: float) -> "list[tuple[Layer, RtpPacket]]":
+        """Return what goes out of a packet that is to be forwarded, by part; this layer itself comes last.
+
+        `ids`: what its payload says, where it is VP8.
+        """
+        known = self.scalability
+        if known.tell(packet, self._descriptor(packet), ids.frame):
+            if known.sizes:
+                self.width, self.height = known.sizes[-1]
+            self.track.layers_differ(now)
+        found: list[tuple[Layer, RtpPacket]] = []
+        if known.told.temporal >= 0:
+            for part in self.parts.values():
+                assert part.thinning is not None
+                taken = part.thinning.take(packet, known.told, ids)
+                if taken is not None and part.history.add(taken, now):
+                    part.last_packet_at = now
+                    part.reception.octets += len(taken.data)
+                    found.append((part, taken))
+        found.append((self, packet))
+        return found
 
     def begin_again(self, now: float) -> None:
         """Measure from now on: the silence before is not of this rate."""
@@ -250,11 +269,13 @@ class Layer:
         """Tell whether packets of it come."""
         return now - self.last_packet_at < LAYER_SILENT_S
 
-    def note_keyframe(self, codec: str, payload: bytes) -> None:
-        """Take the size of the picture from the beginning of a keyframe, where it stands there."""
-        size = frame_size(codec, payload)
+    def note_keyframe(self, codec: str, packet: RtpPacket, now: float) -> None:
+        """Take the size of the picture from the first packet of a keyframe, or listen to its descriptor."""
+        size = frame_size(codec, packet.peek(KEYFRAME_PEEK_BYTES))
         if size is not None:
             self.width, self.height = size
+        elif has_structure(self._descriptor(packet)):
+            self.listen(now)
 
 
 def by_quality(layers: Iterable[Layer]) -> list[Layer]:
@@ -345,11 +366,10 @@ class Track:
         return found or list(self.layers.values())[:1]
 
     def options(self, now: float) -> tuple[LayerOption, ...]:
-        """Return what could be sent, cheapest first: the layers, and the lowest of them with fewer frames."""
+        """Return what could be sent, cheapest first: parts of layers; of the lowest fewer frames, too."""
         ladder = self.ladder(now)
-        thin = [(x, bps, highest) for x in ladder[:1] for highest, bps in x.thinner()]
-        whole = [(x, x.nominal_bps, None) for x in ladder]
-        return tuple([LayerOption(x.rid, bps, x.width, x.height, top) for x, bps, top in [*thin, *whole]])
+        found = [x for rank, layer in enumerate(ladder) for x in layer.options(is_lowest=rank == 0)]
+        return tuple(found)
 
     def layer_for(self, rid: str, shown: Layer | None, now: float) -> Layer | None:
         """Return the layer of a rid, or what stands in for it until it is there."""
@@ -379,7 +399,7 @@ class Track:
             self._attended_at = now
             for layer in (leg.layer, leg.target):
                 if layer is not None:
-                    layer.base.used_at = now
+                    layer.used_at = layer.base.used_at = now
         lowest = next(iter(by_quality(self.layers.values())), None)
         changed, self.is_hint_due = self.is_hint_due, False
         for layer in self.layers.values():
@@ -391,29 +411,19 @@ class Track:
         return [layer.rid for layer in self.layers.values() if not layer.is_asleep] if changed else None
 
     def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
-        """Send a packet of a layer to everybody who receives it."""
-        if layer.fewer:
-            self._forward_fewer(layer, packet, now)
-        self.fan_out.forward(layer, packet, now)
+        """Send a packet of a layer to everybody who receives it, or a part of it."""
+        if layer.is_listened_to:
+            codec = self.codecs.get(packet.payload_type)
+            ids = describe(packet.peek(6)) if codec is not None and codec.name == "vp8" else NOTHING_TOLD
+            self.fan_out.forward_parts(layer.take_apart(packet, ids, now), now)
+        else:
+            self.fan_out.forward(layer, packet, now)
         packet.bodies = {}  # few are asked for again, and then they are built again
 
-    def _forward_fewer(self, layer: Layer, packet: RtpPacket, now: float) -> None:
-        """Send a packet to those who take fewer frames of its layer.
-
-        Fewest first, and all before those who take every frame: who goes over to fewer gets a packet once.
-        """
-        codec = self.codecs.get(packet.payload_type)
-        ids = describe(packet.peek(6)) if codec is not None and codec.name == "vp8" else NOTHING_TOLD
-        told = layer.tell(packet, ids.frame)
-        if told.temporal < 0:
-            return
-        for fewer in layer.fewer:
-            taken = fewer.thinning.take(packet, told, ids) if fewer.thinning is not None else None
-            if taken is not None and fewer.history.add(taken, now):
-                fewer.last_packet_at = now
-                fewer.reception.octets += len(taken.data)
-                self.fan_out.forward(fewer, taken, now)
-                taken.bodies = {}
+    def layers_differ(self, now: float) -> None:
+        """Let the legs choose again: there are other layers than there were."""
+        for leg in self.fan_out.legs:
+            leg.layers_changed(now)
 
     def want_keyframe(self, layer: Layer, now: float) -> None:
         """Ask the publisher, unless it was asked a moment ago."""
@@ -426,8 +436,7 @@ class Track:
         # Whoever wants it has as long to take it as when it came first.
         layer.last_packet_at, layer.used_at, layer.is_asleep = now, now, False
         layer.begin_again(now)
-        for leg in self.fan_out.legs:
-            leg.layers_changed(now)
+        self.layers_differ(now)
 
     def add_layer(self, layer: Layer, now: float) -> None:
         """Take an encoding in; one of the same rid gives way. The legs look again."""
@@ -437,13 +446,12 @@ class Track:
         layer.measure(now)
         replaced = self.layers.get(layer.rid)
         if replaced is not None:
-            replaced.fewer = []  # its parts know it: a circle
+            replaced.parts = {}  # they know it: a circle
         self.layers[layer.rid] = layer
-        for leg in self.fan_out.legs:
-            leg.layers_changed(now)
+        self.layers_differ(now)
 
     def end(self) -> None:
         """Let go of the layers, and of their parts, which know them."""
         for layer in self.layers.values():
-            layer.fewer = []
+            layer.parts = {}
         self.layers.clear()

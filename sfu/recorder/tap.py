@@ -98,25 +98,22 @@ class TapLeg:
 
     def forward(self, layer: Layer, packet: RtpPacket, now: float) -> None:
         """Hand a packet on, if it is of the encoding that is recorded."""
-        if self._tap.is_paused:
-            return
-        if layer is not self.layer and not self._take_up(layer, packet, now):
-            return
-        self._tap.media(self.source, packet.data, now)
+        if layer is self.layer and not self._tap.is_paused:
+            self._tap.media(self.source, packet.data, now)
 
-    def _take_up(self, layer: Layer, packet: RtpPacket, now: float) -> bool:
-        if layer is not self.target:
-            return False
+    def begin(self, layer: Layer, packet: RtpPacket, now: float) -> None:
+        """Record another encoding from its next keyframe on."""
+        if self._tap.is_paused or layer is not self.target or layer is self.layer:
+            return
         if self.track.kind == "video":
             codec = self.track.codecs.get(packet.payload_type)
             if codec is None or not starts_keyframe(codec.name, packet.peek(KEYFRAME_PEEK_BYTES)):
                 self.track.want_keyframe(layer, now)
-                return False
+                return
         self._end_source()
         self.layer, self._clock, self._keyframe_at = layer, None, now
         self.track.fan_out.changed(self)
         self.source = self._tap.begin_source(self.member, self.track, layer)
-        return True
 
     def _end_source(self) -> None:
         if self.source:

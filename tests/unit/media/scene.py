@@ -7,6 +7,7 @@ from sfu.counters import MediaCounters
 from sfu.media import rtcp
 from sfu.media.batch import Lane
 from sfu.media.codecs import Codec, parameters
+from sfu.media.leg import Leg
 from sfu.media.negotiation import (
     ABS_SEND_TIME_URI,
     AUDIO_LEVEL_URI,
@@ -41,10 +42,12 @@ def codec(
 
 VP8, VP8_RTX = codec(96, "VP8"), codec(97, "rtx", fmtp="apt=96")
 H264, H264_RTX = codec(102, "H264"), codec(103, "rtx", fmtp="apt=102")
+VP9, VP9_RTX = codec(98, "VP9", fmtp="profile-id=0"), codec(99, "rtx", fmtp="apt=98")
 OPUS = codec(111, "opus", 48_000, 2)
 
 # A receiver numbers things its own way.
 THEIR_VP8, THEIR_RTX = codec(120, "VP8"), codec(121, "rtx", fmtp="apt=120")
+THEIR_VP9, THEIR_VP9_RTX = codec(122, "VP9", fmtp="profile-id=0"), codec(123, "rtx", fmtp="apt=122")
 SENDING = Sending(5000, 5001, "stream")
 
 
@@ -155,6 +158,12 @@ def layer(of: Track, rid: str = "", ssrc: int = 1, now: float = 0.0) -> Layer:
     made = Layer(of, rid, ssrc, 90_000)
     of.add_layer(made, now)
     return made
+
+
+def offer(leg: Leg, of: Layer, packet: RtpPacket, now: float) -> None:
+    """Let a receiver begin with a packet, or go on with it, as a fan-out does."""
+    leg.begin(of, packet, now)
+    leg.forward(of, packet, now)
 
 
 def rtp(sequence: int = 1, payload: bytes = VP8_DELTA, **changes: object) -> RtpPacket:

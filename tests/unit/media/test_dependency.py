@@ -26,9 +26,70 @@ FRAMES = [
 def test_of_each_frame_it_is_known_to_which_layer_it_belongs():
     reader = Dependencies()
     for text, temporal, is_sync in FRAMES:
-        assert reader.read(bytes.fromhex(text)) == Told(temporal, begins=True, is_sync=is_sync), text
+        told = reader.read(bytes.fromhex(text))
+        is_key, ends = text == STRUCTURE, bool(int(text[:2], 16) & 0x40)
+        assert told == Told(temporal, begins=True, is_sync=is_sync, ends=ends, is_key=is_key), text
     # The last packet of a frame, which ends it.
-    assert reader.read(bytes.fromhex("4301261260")) == Told(1, begins=False, is_sync=True)
+    assert reader.read(bytes.fromhex("4301261260")) == Told(1, begins=False, is_sync=True, ends=True)
+
+
+# Chromium 156, VP9 in L3T3_KEY and L3T3: the first packets of the frames of three pictures, what spatial and
+# temporal layer each is of, and whether larger pictures need it.
+KEYED = [
+    (
+        "c0000480081485214eaaaaa8000600004000100002aa80a8000600004000100002a000a800060000400016d549241b552490"
+        "6d54923157e001974ca864330e222396eca8655304224390eca87753013f00b3027f016704ff02cf",
+        (0, 0, True),
+    ),
+    ("850005", (1, 0, True)),
+    ("8a0006", (2, 0, False)),
+    ("c30007", (0, 2, False)),
+    ("c80008", (1, 2, False)),
+    ("8d0009", (2, 2, False)),
+    ("c2000a", (0, 1, False)),
+    ("87000b", (1, 1, False)),
+    ("8c000c", (2, 1, False)),
+]
+NESTED = [
+    (
+        "c1000480081485214eafffaaaa863cf0430c10c302afc0aaa0063c00430010c002a000a80006000040001d954926e082b04a"
+        "0941b820ac1282503157f974000ca864330e222222eca8655304224230eca87753013f00b3027f016704ff02cf",
+        (0, 0, True),
+    ),
+    ("860005", (1, 0, True)),
+    ("8b0006", (2, 0, False)),
+    ("c30007", (0, 2, True)),
+    ("c80008", (1, 2, True)),
+    ("8d0009", (2, 2, False)),
+    ("c2000a", (0, 1, True)),
+    ("c7000b", (1, 1, True)),
+    ("8c000c", (2, 1, False)),
+]
+
+
+@pytest.mark.parametrize("frames", [KEYED, NESTED])
+def test_spatial_layers_are_told_apart(frames):
+    """Each size, and of which the larger ones need smaller ones."""
+    reader = Dependencies()
+    for index, (text, expected) in enumerate(frames):
+        told = reader.read(bytes.fromhex(text))
+        assert (told.spatial, told.temporal, told.serves_above) == expected, text
+        assert told.is_key == (index == 0)
+    assert (reader.spatial_layers, reader.highest) == (3, 2)
+    assert reader.sizes == ((320, 180), (640, 360), (1280, 720))
+
+
+def test_a_layer_that_is_not_sent_now_is_known():
+    """Chromium 156, AV1 in L2T1: at first there are no bits for the larger picture, then there are."""
+    reader = Dependencies()
+    assert reader.read(bytes.fromhex("c10001c00123ba22891820d21001111813f80b3827f8167a")).is_key
+    assert (reader.spatial_layers, reader.highest) == (2, 0)
+    told = reader.read(bytes.fromhex("c000021a000800"))
+    assert (told.spatial, told.is_key, reader.highest) == (0, False, 0)
+    reader.read(bytes.fromhex("c000035e800202"))
+    assert reader.highest == 1
+    assert reader.sizes == ((640, 360), (1280, 720))
+    assert reader.read(bytes.fromhex("830004")).spatial == 1
 
 
 def test_before_the_structure_nothing_is_known():
@@ -51,7 +112,7 @@ def test_what_a_frame_that_never_came_was_is_not_known():
 def test_one_that_is_cut_says_nothing_or_what_stood_before_the_cut(length):
     reader = Dependencies()
     told = reader.read(bytes.fromhex(STRUCTURE)[:length])
-    assert told in (NOTHING_KNOWN, Told(0, begins=True, is_sync=False))
+    assert told in (NOTHING_KNOWN, Told(0, begins=True, is_sync=False, is_key=True))
     assert reader.read(bytes.fromhex(STRUCTURE)).temporal == 0
 
 

@@ -15,9 +15,22 @@ from sfu.media.negotiation import (
     TRANSPORT_CC_URI,
 )
 from sfu.media.packet import RtpPacket
+from sfu.media.picture_ids import describe
 from sfu.media.track import SenderClock
 from tests.unit.media.receivers import WAYS, Peer, RowPort, make_leg, write_rows
-from tests.unit.media.scene import THEIR_RTX, THEIR_VP8, layer, rtp, rtp_bytes, slot, track
+from tests.unit.media.scene import (
+    THEIR_RTX,
+    THEIR_VP8,
+    THEIR_VP9,
+    THEIR_VP9_RTX,
+    VP9,
+    VP9_RTX,
+    layer,
+    rtp,
+    rtp_bytes,
+    slot,
+    track,
+)
 
 
 class Listener:
@@ -28,6 +41,9 @@ class Listener:
 
     def forward(self, layer: str, packet: RtpPacket, now: float) -> None:
         self.seen.append((self.name, layer, packet, now))
+
+    def begin(self, layer: str, packet: RtpPacket, now: float) -> None:
+        self.seen.append((self.name, f"begin {layer}", packet, now))
 
     def lane(self) -> None:
         return None
@@ -58,7 +74,7 @@ def test_who_waits_for_a_layer_is_offered_both():
     out.add(Listener("empty", seen, layer=None))
     for of in ("old", "new", "other"):
         out.forward(of, rtp(), 1.0)
-    assert names(seen) == [("shows", "old"), ("shows", "new"), ("begins", "new")]
+    assert names(seen) == [("shows", "old"), ("shows", "begin new"), ("begins", "begin new")]
 
 
 def test_a_leg_that_left_gets_nothing():
@@ -316,6 +332,11 @@ def vp8(picture: int, *, key: bool = False) -> bytes:
     return bytes((0x90, 0xC0, 0x80 | picture >> 8, picture & 0xFF, picture & 0xFF, not key))
 
 
+def vp9(picture: int, *, key: bool = False) -> bytes:
+    """The same of VP9, in the mode that counts pictures of the lowest layer."""
+    return bytes((0xA8 | 0x40 * (not key), 0x80 | picture >> 8, picture & 0xFF, 0, picture & 0xFF)) + b"\x00"
+
+
 def begun(monkeypatch: pytest.MonkeyPatch) -> World:
     """Return two receivers in a batch, at source number 12 of the first layer."""
     world = World(monkeypatch, 2)
@@ -323,7 +344,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> World:
         world.join(number)
     for at in (10, 11, 12):
         world.send(0, rtp_bytes(at, vp8(at, key=at == 10)), at / 30)
-    assert world.port.blocks == [2, 2]
+    assert world.port.blocks == [2, 2, 2]
     return world
 
 
@@ -369,6 +390,29 @@ def test_padding_in_a_batch_does_not_hide_the_pictures_before_it(monkeypatch):
     world.join(0, 0.5, of=1)
     world.send(1, rtp_bytes(5, vp8(70, key=True), ssrc=2), 0.5)
     assert pictures(world.peers[0]) == [10, 11, 12, 13]
+
+
+def test_pictures_of_vp9_go_on_after_another_layer(monkeypatch):
+    """With the index of the lowest layer, where it stands: as a batch writes them, and as a leg does."""
+    for least in (2, 9):
+        world = World(monkeypatch, least)
+        world.track.codecs = {98: VP9, 99: VP9_RTX}
+        agreed = {"codecs": (THEIR_VP9, THEIR_VP9_RTX), "extensions": AGREED}
+        for number in (0, 1):
+            world.legs[number].negotiate(slot(mid=str(number), **agreed))
+            world.join(number)
+        for at in (10, 11, 12):
+            world.send(0, rtp_bytes(at, vp9(at, key=at == 10), payload_type=98), at / 30)
+        world.join(0, 0.5, of=1)
+        for at in (70, 71):
+            world.send(1, rtp_bytes(at, vp9(at, key=at == 70), payload_type=98, ssrc=2), at / 30)
+        assert world.legs[0].layer is world.layers[1]
+        assert bool(world.port.blocks) == (least == 2)
+        for peer, count in zip(world.peers[:2], (5, 3), strict=True):
+            told = [describe(packet.peek(6), "vp9") for packet in peer.received()]
+            assert [(one.picture_id, one.tl0_index) for one in told] == [
+                (10 + n, 10 + n) for n in range(count)
+            ]
 
 
 def test_a_packet_without_a_descriptor_does_not_hide_the_frames_before_it(monkeypatch):
@@ -417,13 +461,13 @@ def test_few_legs_go_one_by_one(monkeypatch):
     world.join(7)
     world.send(0, rtp_bytes(3, vp8(3, key=True)))
     world.send(0, rtp_bytes(4, vp8(4)))
-    assert world.port.blocks == [4]
+    assert world.port.blocks == [4, 4]
 
 
 def test_a_large_audience_is_several_batches(monkeypatch):
     """What is left over is a batch too, or goes one by one if it is too few."""
     monkeypatch.setattr(fan_out, "MAX_LEGS", 3)
-    for least, blocks in ((1, [3, 1]), (2, [3])):
+    for least, blocks in ((1, [3, 1, 3, 1]), (2, [3, 3])):
         world = World(monkeypatch, least)
         for number in (0, 1, 2, 7):
             world.join(number)
@@ -441,7 +485,7 @@ def test_layers_of_one_track_are_batches_of_their_own(monkeypatch):
     for at in range(2):
         world.send(0, rtp_bytes(at, vp8(at, key=at == 0)))
         world.send(1, rtp_bytes(at, vp8(at, key=at == 0)))
-    assert world.port.blocks == [2, 2]
+    assert world.port.blocks == [2, 2, 2, 2]
     assert [len(peer.encrypted) for peer in world.peers] == [2, 2, 2, 0, 0, 0, 0, 2]
 
 

@@ -21,6 +21,7 @@ from tests.unit.media.scene import (
     Wishes,
     codec,
     layer,
+    offer,
     rtp,
     slot,
     track,
@@ -99,7 +100,7 @@ def test_padding_of_the_publisher_does_not_leave():
     padded = bytearray(rtp(1, VP8_KEY + b"\0\0\x03").data)
     padded[0] |= 0x20
     packet = type(rtp())(bytes(padded))
-    scene.leg.forward(scene.layer, packet, 0.0)
+    offer(scene.leg, scene.layer, packet, 0.0)
     (sent,) = scene.outlet.sent
     assert sent.data[sent.payload :] == VP8_KEY
 
@@ -207,7 +208,7 @@ def test_an_empty_slot_sends_nothing():
     scene.send(1, VP8_KEY)
     scene.leg.detach()
     assert scene.track.fan_out.legs == []
-    scene.leg.forward(scene.layer, rtp(2), 0.0)
+    offer(scene.leg, scene.layer, rtp(2), 0.0)
     scene.leg.layers_changed(0.0)
     scene.leg.keyframe_wanted(0.0)
     scene.leg.negotiate(slot())
@@ -262,10 +263,10 @@ def test_a_better_layer_is_taken_up_with_its_keyframe():
     scene.leg.layers_changed(0.5)
     assert scene.leg.target is best
     assert (best, True) in scene.wishes.asked
-    scene.leg.forward(best, rtp(60, ssrc=2), 0.5)
+    offer(scene.leg, best, rtp(60, ssrc=2), 0.5)
     assert scene.outlet.take_sent() == []
     assert len(scene.send(2, now=0.5)) == 1
-    scene.leg.forward(best, rtp(61, VP8_KEY, ssrc=2), 0.6)
+    offer(scene.leg, best, rtp(61, VP8_KEY, ssrc=2), 0.6)
     assert [p.sequence for p in scene.outlet.take_sent()] == [102]
     assert scene.send(3, now=0.6) == []
 
@@ -275,7 +276,7 @@ def test_a_layer_that_is_not_aimed_at_is_not_taken_up():
     scene = Scene()
     scene.send(1, VP8_KEY)
     other = layer(scene.track, "q", 2)
-    scene.leg.forward(other, rtp(1, VP8_KEY, ssrc=2), 0.0)
+    offer(scene.leg, other, rtp(1, VP8_KEY, ssrc=2), 0.0)
     assert scene.outlet.take_sent() == []
 
 
@@ -321,7 +322,7 @@ def test_repeated_pictures_keep_their_ids():
     scene.leg.attach(other, 0.0)
     packet = rtp(9, key, ssrc=2)
     made.history.add(packet, 0.0)
-    scene.leg.forward(made, packet, 0.0)
+    offer(scene.leg, made, packet, 0.0)
     (sent,) = scene.outlet.take_sent()
     (again,) = scene.repeat(sent.sequence)
     assert again.data[again.payload + 2 :] == sent.data[sent.payload :]
@@ -366,7 +367,7 @@ def test_audio_without_rtx_is_not_repeated():
     leg.attach(voice, 0.0)
     packet = rtp(1, b"sound", payload_type=111)
     made.history.add(packet, 0.0)
-    leg.forward(made, packet, 0.0)
+    offer(leg, made, packet, 0.0)
     outlet.take_sent()
     leg.repeat((1,), 0.1)
     assert outlet.sent == []

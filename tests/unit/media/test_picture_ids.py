@@ -1,11 +1,16 @@
 """VP8 ids go on where the source before stopped, each in its own width."""
 
+import base64
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, strategies as st
 
 from sfu.media.dependency import Told
-from sfu.media.picture_ids import Descriptor, FrameNumbers, PictureIds, describe
+from sfu.media.picture_ids import PICTURED, Descriptor, FrameNumbers, PictureIds, describe
 
+DATA = Path(__file__).parents[2] / "data"
 BEGINS = Told(-1, begins=True, is_sync=False)
 
 
@@ -60,13 +65,46 @@ def test_short_payloads_have_no_ids(data):
     assert describe(data) == Descriptor(0, 0, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("08", Descriptor(0, 0, 0, 0, 0)),
+        ("8805", Descriptor(1, 7, 5, 0, 0)),
+        ("889234", Descriptor(1, 15, 0x1234, 0, 0)),
+        ("a8056009aa", Descriptor(1, 7, 5, 3, 9)),
+        ("a892346009aa", Descriptor(1, 15, 0x1234, 4, 9)),
+        ("b8923460aabb", Descriptor(1, 15, 0x1234, 0, 0)),
+    ],
+)
+def test_ids_of_vp9_are_read_where_they_stand(data, expected):
+    """RFC 9628 section 4.2; the last is of the flexible mode, which has no index of the lowest layer."""
+    assert describe(bytes.fromhex(data), "vp9") == expected
+    assert describe(memoryview(bytes.fromhex(data)), "vp9") == expected
+
+
+@pytest.mark.parametrize("data", ["", "80", "8892", "a8056009", "a892346009"])
+def test_short_payloads_of_vp9_have_what_is_there(data):
+    told = describe(bytes.fromhex(data[:-2] if len(data) > 6 else data), "vp9")
+    assert told.tl0_at == 0
+    assert bool(told.picture_at) == (len(data) > 6)
+
+
+def test_pictures_of_a_real_encoder_are_counted():
+    """A recording of GStreamer's."""
+    recorded = json.loads((DATA / "rtp_payloads" / "vp9.json").read_text())
+    told = [describe(base64.b64decode(packet[3]), "vp9") for packet in recorded["packets"]]
+    numbers = list(dict.fromkeys(one.picture_id for one in told))
+    assert numbers == list(range(numbers[0], numbers[0] + len(recorded["frames"])))
+
+
+@pytest.mark.parametrize("codec", PICTURED)
 @given(st.binary(max_size=8))
-def test_any_payload_is_described_and_patched(data):
+def test_any_payload_is_described_and_patched(codec, data):
     """No bytes are an error, and nothing outside the payload is written."""
     ids = PictureIds()
-    ids.switch(describe(data))
+    ids.switch(describe(data, codec))
     buffer = bytearray(data + b"TAIL")
-    ids.patch(buffer, 0, describe(data))
+    ids.patch(buffer, 0, describe(data, codec))
     assert buffer[len(data) :] == b"TAIL"
 
 

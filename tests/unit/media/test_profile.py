@@ -44,7 +44,7 @@ def test_payload_types_and_extensions_are_mapped_to_the_receivers():
     assert made.extensions == {1: 7, 12: 8}
     assert (made.transport_cc, made.abs_send_time, made.descriptor) == (5, 6, 12)
     assert made.rtx == {120: 121}
-    assert made.vp8 == {96}
+    assert made.pictured == {96: "vp8"}
     assert made.names[96] == "vp8"
 
 
@@ -71,7 +71,7 @@ def test_a_packet_full_of_small_extensions_does_not_outgrow_its_row(ours):
 def test_a_codec_that_is_not_shared_is_not_mapped():
     made = profile({102: H264})
     assert made.payload_types == {}
-    assert made.vp8 == frozenset()
+    assert made.pictured == {}
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,9 @@ class Leg:
     def enter(self, batch):
         assert batch is None
 
+    def begin(self, layer, packet, now):
+        self.forward(layer, packet, now)
+
     def forward(self, layer, packet, now):
         self.got.append((layer.rid, packet.sequence, packet.data[packet.payload : packet.end]))
 
@@ -663,3 +666,11 @@ def test_the_codec_of_a_track_gives_the_clock_of_its_jitter():
     """The first of its codecs; red comes with the clock of what it carries."""
     scene = Scene(section(kind="audio", codecs=(OPUS, RED), ssrcs=(1,)))
     assert scene.track.layers[""].reception.clock_rate == 48_000
+
+
+def test_the_size_of_a_picture_is_known_though_nobody_asked_for_a_keyframe():
+    """By it layers are put in order: one that began a moment ago costs less than a smaller one."""
+    scene = Scene()
+    scene.session.receive_rtp(rtp_bytes(1, bytes.fromhex("10d04f029d012a80026801")), 0.0, 0.0)
+    (layer,) = scene.track.layers.values()
+    assert (layer.width, layer.height) == (640, 360)

@@ -351,7 +351,7 @@ def test_fewer_frames_are_chosen_each_second_until_all_are_wanted_again():
     scene.subscriptions.prefer("0", Preference(max_fps=8))
     scene.tick()
     assert scene.leg.max_fps == 8
-    assert scene.layers[0].fewer
+    assert scene.layers[0].is_listened_to
     for _ in range(2):
         scene.now += 1
         scene.subscriptions.report(scene.now)

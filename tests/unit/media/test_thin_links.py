@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from sfu.media.allocation import LayerOption, Wish, allocate
+from sfu.media.allocation import ALL, Extent, LayerOption, Wish, allocate
 from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
 from sfu.media.packet import RtpPacket
 from tests.unit.media.scene import rtp
@@ -87,7 +87,7 @@ def test_a_link_that_becomes_wide_gets_all_frames_again():
     scene.rate = 2e6
     scene.run(40)
     assert scene.shown(5)[0] == pytest.approx(FPS, rel=0.05)
-    assert scene.leg.temporal is None
+    assert scene.leg.extent == ALL
     assert not scene.leg.is_limited
     assert scene.wishes.sent() == asked
 
@@ -98,7 +98,7 @@ def test_what_is_not_told_apart_is_paused_as_it_was():
     scene.run(20)
     seen, _ = scene.shown(8)
     assert seen < FPS * 0.6
-    assert scene.layer.thinner() == []
+    assert scene.layer.scalability.thinner(is_described=True) == []
 
 
 def test_frames_of_a_wide_link_are_never_looked_at():
@@ -106,12 +106,12 @@ def test_frames_of_a_wide_link_are_never_looked_at():
     scene = Camera(5e6)
     scene.run(10)
     assert scene.shown(5)[0] == pytest.approx(FPS, rel=0.05)
-    assert scene.layer.fewer == []
+    assert not scene.layer.is_listened_to
 
 
 LOW = (
-    LayerOption("q", 60e3, 320, 180, 0),
-    LayerOption("q", 90e3, 320, 180, 1),
+    LayerOption("q", 60e3, 320, 180, Extent(0)),
+    LayerOption("q", 90e3, 320, 180, Extent(1)),
     LayerOption("q", 150e3, 320, 180),
     LayerOption("h", 500e3, 640, 360),
 )
@@ -122,25 +122,25 @@ def test_everybody_moves_before_anybody_is_sharp():
     wishes = [Wish(str(mid), LOW) for mid in range(3)]
     found = allocate(200e3, wishes)
     assert found.layers == {"0": "q", "1": "q", "2": "q"}
-    assert found.temporal == {"0": 0, "1": 0, "2": 0}
+    assert found.extents == dict.fromkeys("012", Extent(0))
     assert found.limited == {"0", "1", "2"}
     assert found.next_bps == pytest.approx(1.1 * (180e3 + 30e3))
     found = allocate(500e3, wishes)
-    assert found.temporal == {}
+    assert found.extents == dict.fromkeys("012", ALL)
     assert found.limited == {"0", "1", "2"}
 
 
 def test_what_is_shown_needs_no_room_to_spare():
     """With every frame shown it stays; with fewer, all of them must fit with room."""
-    assert allocate(155e3, [Wish("0", LOW, shown="q")]).temporal == {}
-    assert allocate(155e3, [Wish("0", LOW, shown="q", shown_temporal=1)]).temporal == {"0": 1}
-    assert allocate(170e3, [Wish("0", LOW, shown="q", shown_temporal=1)]).temporal == {}
+    assert allocate(155e3, [Wish("0", LOW, shown="q")]).extents == {"0": ALL}
+    assert allocate(155e3, [Wish("0", LOW, shown="q", extent=Extent(1))]).extents == {"0": Extent(1)}
+    assert allocate(170e3, [Wish("0", LOW, shown="q", extent=Extent(1))]).extents == {"0": ALL}
 
 
 def test_a_small_window_has_all_frames_of_the_lowest_layer():
     """Its size is met by fewer frames as well, but nobody asked for fewer."""
     found = allocate(2e6, [Wish("0", LOW, max_width=160, max_height=90)])
-    assert (found.layers, found.temporal, found.limited) == ({"0": "q"}, {}, frozenset())
+    assert (found.layers, found.extents, found.limited) == ({"0": "q"}, {"0": ALL}, frozenset())
 
 
 def test_the_least_is_the_fewest_frames():

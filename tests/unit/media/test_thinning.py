@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from sfu.media.leg import Leg
 from sfu.media.packet import RtpPacket
 from sfu.media.picture_ids import describe
-from sfu.media.thinning import MAX_LATE, MAX_MISSING, Thinning
+from sfu.media.thinning import MAX_LATE, MAX_MISSING, WHOLE, Thinning
 from tests.unit.media.scene import SENDING, Outlet, Wishes, layer, rtp, slot, track
 
 # Temporal layer, what a frame needs by its place in the pattern (below zero: of the pattern before), and
@@ -235,10 +235,10 @@ def test_whatever_he_wants_every_frame_has_what_it_needs(wishes):
 def test_nobody_wants_fewer_frames_any_more_and_none_are_prepared():
     viewer = Viewer()
     viewer.second(8)
-    assert viewer.layer.fewer
+    assert viewer.layer.is_listened_to
     for _ in range(14):
         viewer.second(None)
-    assert not viewer.layer.fewer
+    assert not (viewer.layer.is_listened_to or viewer.layer.parts)
     assert viewer.leg.layer is viewer.layer
 
 
@@ -246,7 +246,7 @@ def test_what_was_left_out_is_not_sent_again_and_what_was_sent_is():
     viewer = Viewer()
     for _ in range(4):
         viewer.second(8)
-    assert viewer.leg.layer is viewer.layer.fewer[0]
+    assert viewer.leg.layer is viewer.layer.parts[WHOLE, 0]
     last = viewer.packets[-1]
     viewer.leg.repeat([last.sequence], viewer.now)
     (again,) = viewer.outlet.take_sent()
@@ -262,12 +262,12 @@ def test_nobody_goes_over_with_a_packet_that_comes_late():
     viewer.track.forward(viewer.layer, in_order, viewer.now)
     viewer.layer.measure(viewer.now)
     viewer.leg.allot("", viewer.now)
-    assert viewer.leg.target is viewer.layer.fewer[0]
+    assert viewer.leg.target is viewer.layer.parts[WHOLE, 0]
     viewer.track.forward(viewer.layer, late, viewer.now)
     assert viewer.leg.layer is viewer.layer
     for _ in range(4):
         for packet in viewer.encoder.frame().packets:
             viewer.track.forward(viewer.layer, packet, viewer.now)
-    assert viewer.leg.layer is viewer.layer.fewer[0]
+    assert viewer.leg.layer is viewer.layer.parts[WHOLE, 0]
     numbers = [packet.sequence for packet in viewer.outlet.take_sent()]
     assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))

@@ -4,7 +4,19 @@ import pytest
 
 from sfu.media import leg as legs
 from sfu.media.track import ABANDONED_S, LAYER_SILENT_S, UNUSED_S, Layer, Track
-from tests.unit.media.scene import SENDING, VP8, VP8_KEY, VP8_RTX, Outlet, Wishes, layer, rtp, slot, track
+from tests.unit.media.scene import (
+    SENDING,
+    VP8,
+    VP8_KEY,
+    VP8_RTX,
+    Outlet,
+    Wishes,
+    layer,
+    offer,
+    rtp,
+    slot,
+    track,
+)
 
 
 class Leg:
@@ -247,7 +259,7 @@ class Audience:
         leg.attach(self.track, self.now)
         leg.allot(rid, self.now)
         shown = self.track.layers[rid]
-        leg.forward(shown, rtp(1, VP8_KEY), self.now)
+        offer(leg, shown, rtp(1, VP8_KEY), self.now)
         assert leg.layer is shown
         return leg
 
@@ -410,6 +422,6 @@ def test_a_keyframe_tells_the_size_of_the_picture():
     """Where it stands there; else what was known stays."""
     made = layer(track())
     assert (made.width, made.height) == (0, 0)
-    made.note_keyframe("vp8", b"\x10\x00\x00\x00\x9d\x01\x2a\x80\x02\x68\x01")
-    made.note_keyframe("h264", b"\x65key")
+    made.note_keyframe("vp8", rtp(1, b"\x10\x00\x00\x00\x9d\x01\x2a\x80\x02\x68\x01"), 0.0)
+    made.note_keyframe("h264", rtp(2, b"\x65key"), 0.0)
     assert (made.width, made.height) == (640, 360)
