@@ -210,7 +210,7 @@ class Subscriptions:
             leg = self.legs[mid]
             shown, extent = leg.layer, choice.extents.get(mid, ALL)
             is_too_much = is_full and shown is not None and shown.nominal_bps > self._decided_bps
-            if is_too_much and shown is not None and (rid != shown.rid or shown.lacks(extent.spatial)):
+            if is_too_much and shown is not None and (rid, extent.spatial) != (shown.rid, shown.spatial):
                 leg.stop()
                 self._drain(now)
             else:

@@ -364,6 +364,18 @@ def test_a_link_gets_the_size_that_it_takes(nested):
     assert not scene.leg.is_limited
 
 
+def test_on_a_link_that_became_narrow_a_smaller_picture_begins_anew():
+    """Something of the one before fell out of the full queue: what it needs may not have come."""
+    scene = Camera(5e6, nested=True)
+    scene.run(15)
+    before = scene.wishes.sent()
+    scene.rate = 300e3
+    scene.run(3)
+    assert scene.leg.layer is not None
+    assert scene.leg.layer.spatial == 0
+    assert scene.wishes.sent() > before
+
+
 def test_sizes_are_steps_of_the_allocator():
     """What is shown needs no room to spare, and a small window no larger one."""
     viewer = Viewer(nested=True)
