@@ -12,8 +12,9 @@ from sfu.media.allocation import ALL, Extent, Wish, allocate
 from sfu.media.leg import Leg
 from sfu.media.negotiation import DEPENDENCY_DESCRIPTOR_URI
 from sfu.media.packet import RtpPacket
+from sfu.media.picture_ids import NOTHING_TOLD, describe
 from sfu.media.scalability import Scalability
-from sfu.media.thinning import WHOLE
+from sfu.media.thinning import WHOLE, Thinning
 from tests.unit.media.scene import (
     SENDING,
     THEIR_VP9,
@@ -88,7 +89,8 @@ class Encoder:
             fields += [(has_structure, 1), (0, 2), (1, 1), (0, 1)]
             fields += self._structure() if has_structure else []
             fields += [part for need in needs for part in ((2, 2), (need - 1, 8))]
-            head = bytes((0xA0 | 0x08 * (index == 0) | 0x40 * (not is_key), 0x80, self.picture & 0x7F))
+            flags = 0xA0 | 0x08 * (index == 0) | 0x40 * (not is_key)
+            head = bytes((flags, 0x80 | self.picture >> 8, self.picture & 0xFF))
             head += bytes((frame.temporal << 5 | frame.spatial << 1, 0))
             elements = [(9, bits(*fields, (0, 2)))]
             if len(elements[0][1]) > 16:
@@ -174,11 +176,12 @@ class Viewer:
         return self.pictures[before:]
 
     def is_continuous(self) -> bool:
-        """Tell whether numbers go on by one, and each picture ends with a mark, and nothing else."""
+        """Tell whether numbers go on by one, each picture ends with a mark, and ids are the publisher's."""
         sequences = [(packet.sequence - 100) & 0xFFFF for packet in self.sent]
         ends = [a.timestamp != b.timestamp for a, b in zip(self.sent, self.sent[1:], strict=False)]
         marks = [bool(packet.marker) for packet in self.sent[:-1]]
-        return sequences == list(range(len(sequences))) and marks == ends
+        ids = {p.timestamp // 3000 - describe(p.peek(6), "vp9").picture_id for p in self.sent}
+        return sequences == list(range(len(sequences))) and marks == ends and len(ids) == 1
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -243,6 +246,38 @@ def test_a_layer_that_stays_away_is_not_waited_for(nested):
     viewer.layer.keyframes.want(viewer.now)
     viewer.second(Extent(None, 2))
     assert all(layers[-1] == 2 for layers, _ in viewer.second(Extent(None, 2)))
+
+
+def test_what_may_be_of_the_picture_that_is_shown_is_waited_for():
+    """Lost between a smaller picture, which is left out, and the larger one: of either."""
+    encoder, part = Encoder(nested=False), Thinning(WHOLE, 2)
+    known = Scalability()
+
+    def take(packet: RtpPacket) -> RtpPacket | None:
+        known.tell(packet, dict(packet.extensions())[9], known.told)
+        return part.take(packet, known.told, NOTHING_TOLD)
+
+    for frame in encoder.film():
+        for packet in frame.packets:
+            assert take(packet) is not None
+    _, middle, largest = encoder.film()
+    first, second = largest.packets
+    taken = [take(packet) for packet in [*middle.packets[:1], second, first, middle.packets[1]]]
+    assert taken[0] is None
+    numbers = [packet.sequence for packet in taken if packet is not None]
+    # The second of the middle one and the first of the largest were missing: both keep a number.
+    assert numbers == [numbers[0], numbers[0] - 1, numbers[0] - 2]
+    assert [packet.end > packet.payload for packet in taken if packet is not None] == [True, True, False]
+
+
+def test_a_layer_for_which_there_are_no_bits_is_no_choice():
+    """Chromium 156, AV1 in L2T1: the encoder says when it begins to send the larger picture."""
+    known, packet = Scalability(), rtp()
+    assert known.tell(packet, bytes.fromhex("c10001c00123ba22891820d21001111813f80b3827f8167a"), known.told)
+    assert (known.spatial_layers, known.highest) == (2, 0)
+    assert not known.tell(packet, bytes.fromhex("c000021a000800"), known.told)
+    assert known.tell(packet, bytes.fromhex("c000035e800202"), known.told)
+    assert known.highest == 1
 
 
 def test_what_each_size_costs_is_measured():
