@@ -87,7 +87,7 @@ class Scalability:
         known, before = self._dependencies, (self.spatial_layers, self.highest, self.sizes)
         if known.highest != self._active or known.spatial_layers != self.spatial_layers:
             self._active = self.highest = known.highest
-        elif spatial > self.highest and known.spatial_layers > 1:
+        elif self.highest < spatial < known.spatial_layers:
             self.highest = spatial  # it comes, whatever was said
         self.spatial_layers, self.sizes = known.spatial_layers, known.sizes
         return (self.spatial_layers, self.highest, self.sizes) != before

@@ -156,7 +156,7 @@ class Layer:
         top = known.up_to(max_fps, extent.temporal) if known.frame_rates else before
         is_apart = known.spatial_layers > 1
         size = known.highest if extent.spatial is None else min(extent.spatial, known.highest)
-        if of_this is not None and not (of_this.lacks(size)):
+        if of_this is not None and not of_this.lacks(size):
             top = min(top, next((step for step in (*LEAVING_OUT, WHOLE) if step > before), WHOLE))
         if top == WHOLE and (not is_apart or (size == known.highest and known.is_nested)):
             return self

@@ -6,7 +6,7 @@ The encoder here numbers and describes its frames as libwebrtc does in the modes
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
 from sfu.media.allocation import ALL, Extent, Wish, allocate
 from sfu.media.leg import Leg
@@ -278,6 +278,36 @@ def test_a_layer_for_which_there_are_no_bits_is_no_choice():
     assert not known.tell(packet, bytes.fromhex("c000021a000800"), known.told)
     assert known.tell(packet, bytes.fromhex("c000035e800202"), known.told)
     assert known.highest == 1
+
+
+@settings(max_examples=150)
+@given(
+    layers=st.lists(st.sampled_from([0, 1, 2]), max_size=12),
+    needs=st.lists(st.booleans(), min_size=13, max_size=13),
+    uses=st.lists(st.integers(0, 2**4 - 1), min_size=13, max_size=13),
+    has_sizes=st.booleans(),
+    values=st.lists(st.binary(min_size=3, max_size=12), max_size=12),
+)
+@example(layers=[2, 2], needs=[False] + 12 * [True], uses=[15, 3, *11 * [0]], has_sizes=False, values=[])
+def test_whatever_is_described_there_are_choices(layers, needs, uses, has_sizes, values):
+    """A publisher says what he likes: of two decode targets, with or without sizes."""
+    fields = [(1, 1), (1, 1), (0, 6), (7, 16), (1, 1), (0, 4), (0, 6), (1, 5)]
+    fields += [(step, 2) for step in [*layers, 3]]
+    count = len(layers) + 1
+    fields += [(use, 4) for use in uses[:count]]
+    fields += [part for need in needs[:count] for part in ([(1, 1), (0, 4), (0, 1)] if need else [(0, 1)])]
+    fields += [(0, 1), (has_sizes, 1)] + [(9, 16)] * 2 * (layers.count(2) + 1) * has_sizes
+    viewer = Viewer(nested=True)
+    viewer.layer.listen(0.0)
+    for at, value in enumerate([bits(*fields), *values, *(bytes((0xC0 | n, 0, n)) for n in range(count))]):
+        elements = [(9, value), (10, bytes(20))]
+        packet = rtp(at, b"\x08", payload_type=98, timestamp=at, elements=elements)
+        viewer.track.forward(viewer.layer, packet, at / 30)
+        assert viewer.track.options(at / 30)
+        viewer.leg.allot("", at / 30, extent=Extent(None, at % 4))
+    viewer.layer.measure(100.0)
+    viewer.layer.measure(101.0)
+    assert viewer.track.options(101.0)
 
 
 def test_what_each_size_costs_is_measured():
